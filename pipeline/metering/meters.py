@@ -1,0 +1,81 @@
+"""The table of meters (R16), as data: what feeds each, its unit and its increment."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from math import gcd
+from typing import Any, Literal, get_args
+
+Kind = Literal["agent", "egress", "ingress", "participant", "sip"]
+Measures = Literal["session", "counter", "discrete", "rental"]
+
+KINDS: frozenset[str] = frozenset(get_args(Kind))
+
+
+class InvalidMeters(ValueError):
+    """The table of meters cannot be used; the message names the meter and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What is measured: `increment` and `unit_size` are in base units (ms, bytes, tokens)."""
+
+    name: str
+    measures: Measures
+    unit: str
+    unit_size: int
+    increment: int
+    kind: str = ""
+    with_number: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what the rules cannot bill."""
+        for condition, problem in (
+            (not self.name.isidentifier(), "the name has to be a word of letters, digits and _"),
+            (self.measures not in get_args(Measures), f"measures is one of {get_args(Measures)}"),
+            ((self.kind in KINDS) != (self.measures == "session"), "measures = 'session' and a kind go together"),
+            (self.unit_size < 1 or self.increment < 1, "unit_size and increment are at least 1"),
+            (not self._is_exact(), "increments are not exact decimals of the unit"),
+        ):
+            if condition:
+                msg = f"meter {self.name!r}: {problem}"
+                raise InvalidMeters(msg)
+
+    def _is_exact(self) -> bool:
+        """Tell whether increment / unit_size ends as a decimal: its denominator divides a power of ten."""
+        if self.unit_size < 1:
+            return False
+        return 10**30 % (self.unit_size // gcd(self.unit_size, self.increment)) == 0
+
+    def quantity(self, increments: int) -> Decimal:
+        """Return increments as an exact decimal of the meter's unit (R17): 2 of 0.01 GB is 0.02."""
+        return (Decimal(increments * self.increment) / self.unit_size).normalize() + 0
+
+
+Meters = dict[str, Meter]
+
+
+def parse_meters(text: str) -> Meters:
+    """Read a table of meters from TOML text, by name; raises InvalidMeters saying what to mend."""
+    try:
+        rows: list[dict[str, Any]] = tomllib.loads(text)["meter"]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        msg = f"not a table of meters ([[meter]] entries in TOML): {error}"
+        raise InvalidMeters(msg) from error
+    expected = {field.name: field.type for field in fields(Meter)}
+    meters: Meters = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in expected or (expected[name] is int) != (type(value) is int):
+                msg = f"meter {row.get('name')!r}: no field {name} of this type; fields are {sorted(expected)}"
+                raise InvalidMeters(msg)
+        try:
+            meter = Meter(**row)
+        except TypeError as error:
+            msg = f"meter {row.get('name')!r}: {error}"
+            raise InvalidMeters(msg) from error
+        if meter.name in meters:
+            msg = f"meter {meter.name!r} is there twice"
+            raise InvalidMeters(msg)
+        meters[meter.name] = meter
+    return meters

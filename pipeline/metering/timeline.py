@@ -1,0 +1,67 @@
+"""From facts to a session's start and end (R3 to R6, R9), as seen at a moment `as_of`.
+
+Nothing computed here is ever stored as a fact: an orphan's end is only presumed, and a real end
+that arrives later replaces it.
+"""
+
+from typing import NamedTuple
+
+from pipeline.metering.session import Room, Session
+from pipeline.metering.units import MS_PER_DAY, NEVER_MS, NOT_SEEN_MS
+
+#: R9's default: how long nothing may be seen of an open session before its end is presumed.
+ORPHAN_AFTER_MS = MS_PER_DAY
+
+
+class Timeline(NamedTuple):
+    """One session's metered time: start, end (NEVER_MS while open) in ms, and the flags of the rules."""
+
+    started_at_ms: int
+    ended_at_ms: int
+    start_inferred: bool
+    end_presumed: bool
+    clock_skew: bool
+
+    def is_open(self) -> bool:
+        """Tell whether no end is known or presumed (R8)."""
+        return self.ended_at_ms == NEVER_MS
+
+
+def timeline(
+    session: Session,
+    room: Room,
+    restarted_at_ms: int,
+    as_of_ms: int,
+    orphan_after_ms: int = ORPHAN_AFTER_MS,
+) -> Timeline | None:
+    """Return when a session started and ended, or None where nothing shows that it started (R3, R4).
+
+    `restarted_at_ms` is the newest restart of any server that reported this session (R9).
+    """
+    start_inferred = session.connected_at_ms == NEVER_MS
+    started_at_ms = session.begun_at_ms if start_inferred else session.connected_at_ms
+    if started_at_ms == NEVER_MS:
+        return None
+    room_end_ms = min((end for end in room.ends_ms if end >= started_at_ms), default=NEVER_MS)
+    ended_at_ms = min(session.disconnected_at_ms, room_end_ms)
+    end_presumed = ended_at_ms == NEVER_MS and _is_orphan(
+        started_at_ms,
+        session.last_seen_ms,
+        max(room.started_at_ms, restarted_at_ms),
+        as_of_ms - orphan_after_ms,
+    )
+    if end_presumed:
+        ended_at_ms = session.last_seen_ms
+    clock_skew = ended_at_ms < started_at_ms
+    return Timeline(started_at_ms, max(started_at_ms, ended_at_ms), start_inferred, end_presumed, clock_skew)
+
+
+def _is_orphan(started_at_ms: int, last_seen_ms: int, begun_again_at_ms: int, silent_since_ms: int) -> bool:
+    """R9: silent for too long, or silent since its room or server began anew after its start."""
+    begun_again = begun_again_at_ms > started_at_ms and begun_again_at_ms >= last_seen_ms
+    return begun_again or last_seen_ms <= silent_since_ms
+
+
+def newest_restart_ms(session: Session, restarts_ms: dict[str, int]) -> int:
+    """Return the newest restart of any server that reported this session, NOT_SEEN_MS if none did."""
+    return max((restarts_ms.get(source, NOT_SEEN_MS) for source in session.sources), default=NOT_SEEN_MS)

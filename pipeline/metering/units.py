@@ -1,0 +1,63 @@
+"""Time and rounding in integers: milliseconds since the epoch in UTC, and ceilings."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+MS_PER_SECOND: Final = 1_000
+MS_PER_MINUTE: Final = 60_000
+MS_PER_HOUR: Final = 3_600_000
+MS_PER_DAY: Final = 86_400_000
+
+#: The bottom of every maximum of times: "not seen".
+NOT_SEEN_MS: Final = 0
+#: The bottom of every minimum of times, 2200-01-01: "not known to have happened".
+#: A sentinel and not None, so that min needs no special case, here or in SQL.
+NEVER_MS: Final = 7_258_118_400_000
+#: Times outside [2000-01-01, 2200-01-01) are impossible: no server has reported any.
+EARLIEST_MS: Final = 946_684_800_000
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_SHORTEST: Final = len("2026-09-21T14:00:00Z")
+
+
+def div_ceil(dividend: int, divisor: int) -> int:
+    """Divide integers and round up: the least n with n * divisor >= dividend (R1)."""
+    return -(-dividend // divisor)
+
+
+def hour_of(time_ms: int) -> int:
+    """Return the start of the UTC hour that `time_ms` lies in, in ms."""
+    return time_ms - time_ms % MS_PER_HOUR
+
+
+def parse_time(text: str) -> int:
+    """Read an RFC 3339 time as milliseconds since the epoch; below a millisecond, round down.
+
+    A leap second (RFC 3339, 5.6: second 60) counts as the first instant of the next minute.
+    Raises ValueError for anything else, and for times outside 2000 to 2199.
+    """
+    # fromisoformat accepts more than RFC 3339 (dates alone, weeks, no offset): refuse that here.
+    if len(text) < _SHORTEST or text[10] not in "Tt " or text[4] != "-" or text[13] != ":":
+        msg = f"not an RFC 3339 time: {text[:40]!r}"
+        raise ValueError(msg)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        if text[16:19] != ":60":
+            raise
+        moment = datetime.fromisoformat(f"{text[:16]}:59{text[19:]}") + timedelta(seconds=1)
+    if moment.tzinfo is None:
+        msg = f"a time without an offset from UTC: {text[:40]!r}"
+        raise ValueError(msg)
+    time_ms = (moment - _EPOCH) // _MILLISECOND
+    if not EARLIEST_MS <= time_ms < NEVER_MS:
+        msg = f"a time outside the years 2000 to 2199: {text[:40]!r}"
+        raise ValueError(msg)
+    return time_ms
+
+
+def format_time(time_ms: int) -> str:
+    """Write milliseconds since the epoch as RFC 3339 in UTC, with milliseconds and a Z."""
+    moment = _EPOCH + timedelta(milliseconds=time_ms)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % MS_PER_SECOND:03d}Z"
