@@ -1,0 +1,66 @@
+"""The one registry of topics: names, partitions, retention and who may write to them."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline.metering.units import MS_PER_DAY
+from pipeline.settings import Settings
+
+#: Broker time, never event time, is the record's timestamp, so that retention cannot delete a late event unread.
+_BROKER_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
+#: Headroom for a dead letter's headers, so that the largest event fits into its topic with them.
+_HEADROOM_BYTES: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as we declare it; `config` is Kafka's own topic configuration."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    config: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """All topics of one installation."""
+
+    lifecycle: Topic
+    rollups: Topic
+    dead_letters: Topic
+    decisions: Topic
+    rooms_changelog: Topic
+
+    def all(self) -> list[Topic]:
+        """Return every topic, in the order in which to create them."""
+        return [self.lifecycle, self.rollups, self.dead_letters, self.decisions, self.rooms_changelog]
+
+
+def topics(settings: Settings) -> Topics:
+    """Return the topics of an installation.
+
+    - lifecycle: canonical events, key `project/room`; kept as long as an event may still count (R11).
+    - usage.rollups: what billing reads (R17), key `project/meter`.
+    - dead-letters: input that cannot be an event, as it came (R21).
+    - usage.rollups.decisions: one partition whose order decides between emitters (R19); internal.
+    - the changelog of the worker's table of rooms; its name is Faust's, its partitions are lifecycle's.
+    """
+
+    def topic(name: str, partitions: int, **config: str) -> Topic:
+        prefixed = f"{settings.topic_prefix}{name}"
+        return Topic(prefixed, partitions, settings.replication_factor, _BROKER_TIME | config)
+
+    window_ms = str(settings.correction_window_ms)
+    large = str(max(1_048_588, 2 * settings.max_event_bytes + _HEADROOM_BYTES))
+    return Topics(
+        lifecycle=topic("lifecycle", settings.partitions, **{"retention.ms": window_ms}),
+        rollups=topic("usage.rollups", settings.partitions, **{"retention.ms": "-1"}),
+        dead_letters=topic("dead-letters", 1, **{"retention.ms": window_ms, "max.message.bytes": large}),
+        decisions=topic("usage.rollups.decisions", 1, **{"retention.ms": str(7 * MS_PER_DAY)}),
+        rooms_changelog=topic(
+            "roommeter-rooms-changelog",
+            settings.partitions,
+            **{"cleanup.policy": "compact", "max.message.bytes": str(8 * 1_048_576)},
+        ),
+    )
