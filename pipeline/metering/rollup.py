@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 
 from pipeline.metering.meters import Meters
-from pipeline.metering.units import MS_PER_HOUR
+from pipeline.metering.units import MS_PER_HOUR, NOT_SEEN_MS
 from pipeline.metering.usage import CellKey, Usage
 
 Status = Literal["open", "settled"]
@@ -57,6 +57,25 @@ def rollup_id(project: str, meter: str, hour_ms: int, revision: int) -> str:
 def is_complete(hour_ms: int, watermark_ms: int, grace_period_ms: int) -> bool:
     """Tell whether every partition has been processed past the hour's end plus the grace period (R18)."""
     return watermark_ms >= hour_ms + MS_PER_HOUR + grace_period_ms
+
+
+def watermark_ms(
+    end_offsets: Mapping[int, int],
+    progress: Mapping[int, tuple[int, int]],
+    now_ms: int,
+) -> int:
+    """Return the broker time up to which every partition has been processed, in ms (R18).
+
+    `progress` holds, by partition, the next offset to process and the broker time of the last
+    processed record. `now_ms` must be taken before `end_offsets` are asked for: then a partition
+    whose end is reached has nothing older than `now_ms` left to read.
+    """
+    watermark = now_ms
+    for partition, end in end_offsets.items():
+        next_offset, broker_time_ms = progress.get(partition, (0, NOT_SEEN_MS))
+        if next_offset < end:
+            watermark = min(watermark, broker_time_ms)
+    return watermark
 
 
 def revise(

@@ -7,12 +7,23 @@ the facts (starts, ends, flags, presumptions) is never stored: see `pipeline.met
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
 
 from pipeline.metering.events import Event, EventType
 from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS
 
 RoomKey = tuple[str, str]
 """Project and room id."""
+
+_NONE: Final[frozenset[str]] = frozenset()
+_NO_TIMES: Final[frozenset[int]] = frozenset()
+
+
+@lru_cache(maxsize=4096)
+def shared_set(names: frozenset[str]) -> frozenset[str]:
+    """Return one object for equal sets: a set of its own in every session costs 200 bytes each."""
+    return names
 
 
 @dataclass(slots=True)
@@ -36,9 +47,9 @@ class Session:
     last_seen_ms: int = NOT_SEEN_MS
     bytes_in: int = 0
     bytes_out: int = 0
-    sources: set[str] = field(default_factory=set)
+    sources: frozenset[str] = _NONE
 
-    def observe(self, event: Event) -> None:
+    def observe(self, event: Event) -> None:  # noqa: C901 - one flat list of fields, on the hot path
         """Join what a session.* event says."""
         time_ms = event.time_ms
         if event.type is EventType.SESSION_CONNECTED:
@@ -48,14 +59,23 @@ class Session:
             if event.connected_at_ms is not None and event.type is EventType.SESSION_DISCONNECTED:
                 self.begun_at_ms = min(self.begun_at_ms, event.connected_at_ms)
         self.last_seen_ms = max(self.last_seen_ms, time_ms)
-        self.kind = max(self.kind, event.kind)
-        self.number = max(self.number, event.number)
-        self.agent = max(self.agent, event.agent)
-        self.identity = max(self.identity, event.identity)
-        self.region = max(self.region, event.region)
-        self.bytes_in = max(self.bytes_in, event.bytes_in or 0)
-        self.bytes_out = max(self.bytes_out, event.bytes_out or 0)
-        self.sources.add(event.source)
+        # Most events repeat or omit these: compare before joining, this is the hot path.
+        if event.kind != self.kind:
+            self.kind = max(self.kind, event.kind)
+        if event.number != self.number:
+            self.number = max(self.number, event.number)
+        if event.agent != self.agent:
+            self.agent = max(self.agent, event.agent)
+        if event.identity != self.identity:
+            self.identity = max(self.identity, event.identity)
+        if event.region != self.region:
+            self.region = max(self.region, event.region)
+        if event.bytes_in is not None:
+            self.bytes_in = max(self.bytes_in, event.bytes_in)
+        if event.bytes_out is not None:
+            self.bytes_out = max(self.bytes_out, event.bytes_out)
+        if event.source not in self.sources:
+            self.sources = shared_set(self.sources | {event.source})
 
     def join(self, other: "Session") -> None:
         """Join another session's facts into these."""
@@ -70,14 +90,14 @@ class Session:
         self.last_seen_ms = max(self.last_seen_ms, other.last_seen_ms)
         self.bytes_in = max(self.bytes_in, other.bytes_in)
         self.bytes_out = max(self.bytes_out, other.bytes_out)
-        self.sources |= other.sources
+        self.sources = shared_set(self.sources | other.sources)
 
 
 @dataclass(slots=True)
 class Room:
     """Facts of one room id: the set of its ends (an id can be reused, R5), its newest start (R9), its sessions."""
 
-    ends_ms: set[int] = field(default_factory=set)
+    ends_ms: frozenset[int] = _NO_TIMES
     started_at_ms: int = NOT_SEEN_MS
     sessions: dict[str, Session] = field(default_factory=dict)
 
@@ -89,7 +109,7 @@ class Room:
                 session = self.sessions[event.session] = Session()
             session.observe(event)
         elif event.type is EventType.ROOM_ENDED:
-            self.ends_ms.add(event.time_ms)
+            self.ends_ms |= {event.time_ms}
         else:
             started_at_ms = event.time_ms if event.started_at_ms is None else event.started_at_ms
             self.started_at_ms = max(self.started_at_ms, started_at_ms)

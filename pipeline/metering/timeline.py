@@ -62,6 +62,12 @@ def _is_orphan(started_at_ms: int, last_seen_ms: int, begun_again_at_ms: int, si
     return begun_again or last_seen_ms <= silent_since_ms
 
 
+def is_live(session: Session, room: Room) -> bool:
+    """Tell whether no real end is known: what is presumed can still be replaced (R9)."""
+    started_at_ms = min(session.connected_at_ms, session.begun_at_ms)
+    return session.disconnected_at_ms == NEVER_MS and not any(end >= started_at_ms for end in room.ends_ms)
+
+
 def newest_restart_ms(session: Session, restarts_ms: dict[str, int]) -> int:
     """Return the newest restart of any server that reported this session, NOT_SEEN_MS if none did."""
     return max((restarts_ms.get(source, NOT_SEEN_MS) for source in session.sources), default=NOT_SEEN_MS)

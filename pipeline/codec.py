@@ -1,0 +1,155 @@
+"""Bytes to events and back: the one place where JSON is read and written. Pure."""
+
+import base64
+from collections.abc import Container, Sequence
+from typing import Any, Final
+
+import orjson
+
+from pipeline.metering.events import Event, InvalidEvent, Reason, parse_event
+from pipeline.metering.meters import Meters
+from pipeline.metering.rollup import Rollup, quantities
+from pipeline.metering.session import Room, Session, shared_set
+from pipeline.metering.units import format_time
+
+Headers = list[tuple[str, bytes]]
+
+
+def decode_event(payload: bytes | None, meters: Container[str], max_bytes: int) -> Event | None:
+    """Read an event from the bytes of a record; None for a type nobody defined.
+
+    Raises InvalidEvent with the reason for the dead-letter topic (R21).
+    """
+    if payload is None:
+        raise InvalidEvent(Reason.NOT_JSON, "the record has no value")
+    if len(payload) > max_bytes:
+        raise InvalidEvent(Reason.TOO_LARGE, f"{len(payload)} bytes, at most {max_bytes} are allowed")
+    try:
+        document = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEvent(Reason.NOT_JSON, str(error)) from error
+    return parse_event(document, meters)
+
+
+def dead_letter_headers(topic: str, partition: int, offset: int, time_ms: int, error: InvalidEvent) -> Headers:
+    """Return what a dead letter says about itself; its value stays the original bytes (R21)."""
+    return [
+        ("reason", error.reason.encode()),
+        ("detail", error.detail.encode()),
+        ("topic", topic.encode()),
+        ("partition", b"%d" % partition),
+        ("offset", b"%d" % offset),
+        ("time", format_time(time_ms).encode()),
+    ]
+
+
+def dead_letter_document(
+    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+) -> dict[str, Any]:
+    """Return a dead letter as JSON for people and tools (schemas/dead-letter.v1.json); the payload in base64."""
+    said = {name: raw.decode() for name, raw in headers}
+    return {
+        "topic": said["topic"],
+        "partition": int(said["partition"]),
+        "offset": int(said["offset"]),
+        "reason": said["reason"],
+        "detail": said["detail"],
+        "time": said["time"],
+        "key": None if key is None else key.decode(errors="replace"),
+        "payload_base64": None if value is None else base64.b64encode(value).decode(),
+    }
+
+
+def rollup_document(rollup: Rollup, meters: Meters) -> dict[str, Any]:
+    """Return a rollup as its JSON document (schemas/rollup.v1.json, R17); quantities are decimals in strings."""
+    quantity, quantity_open, delta = quantities(rollup, meters)
+    return {
+        "id": rollup.id,
+        "project": rollup.project,
+        "meter": rollup.meter,
+        "hour": format_time(rollup.hour_ms),
+        "revision": rollup.revision,
+        "quantity": str(quantity),
+        "quantity_open": str(quantity_open),
+        "delta": str(delta),
+        "unit": meters[rollup.meter].unit,
+        "increments": rollup.increments,
+        "increments_open": rollup.increments_open,
+        "sessions": rollup.sessions,
+        "status": rollup.status,
+        "as_of": format_time(rollup.as_of_ms),
+        "watermark": format_time(rollup.watermark_ms),
+    }
+
+
+def encode_rollup(rollup: Rollup, meters: Meters) -> bytes:
+    """Write a rollup: the same rollup is the same bytes, always (R19, R20)."""
+    return orjson.dumps(rollup_document(rollup, meters))
+
+
+def encode_decision(rollup: Rollup) -> bytes:
+    """Write a rollup for the log that decides between emitters (R19)."""
+    return orjson.dumps(tuple(rollup))
+
+
+def decode_decision(payload: bytes) -> Rollup:
+    """Read what `encode_decision` wrote."""
+    return Rollup(*orjson.loads(payload))
+
+
+_SEPARATOR: Final = "\0"  # no identifier contains it: events refuse what is not printable
+
+
+def room_key(project: str, room: str) -> bytes:
+    """Return the changelog's key of a room."""
+    return f"{project}{_SEPARATOR}{room}".encode()
+
+
+def server_key(source: str) -> bytes:
+    """Return the changelog's key of a server: that of a room without a project."""
+    return f"{_SEPARATOR}{source}".encode()
+
+
+def split_key(key: bytes) -> tuple[str, str]:
+    """Return (project, room), or ('', source) for a server."""
+    project, _, name = key.decode().partition(_SEPARATOR)
+    return project, name
+
+
+def encode_room(room: Room) -> bytes:
+    """Write a room's facts for the changelog, compactly: lists in the order of the fields."""
+    return orjson.dumps(
+        (
+            list(room.ends_ms),
+            room.started_at_ms,
+            [
+                (
+                    name,
+                    session.kind,
+                    session.number,
+                    session.agent,
+                    session.identity,
+                    session.region,
+                    session.connected_at_ms,
+                    session.begun_at_ms,
+                    session.disconnected_at_ms,
+                    session.last_seen_ms,
+                    session.bytes_in,
+                    session.bytes_out,
+                    list(session.sources),
+                )
+                for name, session in room.sessions.items()
+            ],
+        ),
+    )
+
+
+def decode_room(payload: bytes) -> Room:
+    """Read what `encode_room` wrote."""
+    ends_ms, started_at_ms, sessions = orjson.loads(payload)
+    return Room(frozenset(ends_ms), started_at_ms, {name: _session(fields) for name, *fields in sessions})
+
+
+def _session(fields: list[Any]) -> Session:
+    fields[-1] = shared_set(frozenset(fields[-1]))
+    return Session(*fields)

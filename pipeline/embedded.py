@@ -1,0 +1,176 @@
+"""Everything on one machine: the parts that `up`, `worker`, `emitter` and the demo put together.
+
+Started in the order in which they need each other and stopped in reverse, so that stopping loses
+nothing: the worker finishes its batch, then the store closes, then the broker.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from pipeline.broker import EmbeddedBroker
+from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
+from pipeline.emitter import Emitter
+from pipeline.endpoint import Endpoint
+from pipeline.http import Readiness, make_app, serve
+from pipeline.kafka import KafkaAway, Producer, create_topics
+from pipeline.metering.meters import Meters, parse_meters
+from pipeline.metrics import Metrics
+from pipeline.resources import schemas
+from pipeline.settings import Settings
+from pipeline.topics import topics
+from pipeline.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: The embedded broker rewrites all it holds as one file: beyond this it slows down, and we say so.
+BROKER_LIMIT_BYTES: Final = 250_000_000
+#: Between attempts to reach what is not there yet.
+RETRY_SECONDS: Final = 1.0
+
+
+def now_ms() -> int:
+    """Return the time of the wall clock in ms since the epoch: the one place that reads it."""
+    return time.time_ns() // 1_000_000
+
+
+def load_meters(settings: Settings) -> Meters:
+    """Read the table of meters, the operator's own where one is named; raises InvalidMeters."""
+    path = settings.meters_file or schemas() / "meters.toml"
+    return parse_meters(path.read_text("utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The running parts, for those who look at them or feed them."""
+
+    settings: Settings
+    meters: Meters
+    store: Store
+    producer: Producer
+    metrics: Metrics
+    readiness: Readiness
+    port: int
+
+
+@asynccontextmanager
+async def connected(settings: Settings, *conditions: str) -> AsyncIterator[System]:
+    """Connect to Kafka and ClickHouse, declare topics and tables, and serve health, metrics and queries.
+
+    Waits for brokers and a store that are not there yet (R22). `conditions` are further things to be
+    ready for, by name.
+    """
+    metrics = Metrics()
+    readiness = Readiness(metrics, "broker", "clickhouse", *conditions)
+    meters = load_meters(settings)
+    async with AsyncExitStack() as stack:
+        directory = chdb_directory(settings.store)
+        endpoint = None if directory is None else Endpoint(directory)
+        if endpoint is not None:
+            store = await asyncio.to_thread(Store.open, settings.store, settings.database)
+            stack.callback(store.close)
+        app = make_app(readiness, metrics, endpoint)
+        port = await stack.enter_async_context(serve(app, settings.http_host, settings.http_port))
+        if endpoint is None:
+            store = await _patiently(lambda: asyncio.to_thread(_open_server, settings), readiness, "clickhouse")
+            stack.callback(store.close)
+        await _patiently(lambda: asyncio.to_thread(store.migrate, meters), readiness, "clickhouse")
+        await _patiently(lambda: create_topics(settings.kafka, topics(settings).all()), readiness, "broker")
+        producer = await stack.enter_async_context(
+            Producer(
+                settings.kafka,
+                on_wait=lambda reason: readiness.unset("broker", reason),
+                on_ok=lambda: readiness.set("broker"),
+            ),
+        )
+        yield System(settings, meters, store, producer, metrics, readiness, port)
+
+
+def _open_server(settings: Settings) -> Store:
+    return Store.open(settings.store, settings.database, settings.cluster)
+
+
+_T = TypeVar("_T")
+
+
+async def _patiently(call: Callable[[], Awaitable[_T]], readiness: Readiness, condition: str) -> _T:
+    """Call until it answers, saying meanwhile what is missing (R22)."""
+    while True:
+        try:
+            result = await call()
+        except (StoreUnavailable, KafkaAway) as error:
+            readiness.unset(condition, str(error))
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            readiness.set(condition)
+            return result
+
+
+@asynccontextmanager
+async def working(system: System) -> AsyncIterator[Worker]:
+    """Run a worker; on leaving it finishes and commits the batch in hand."""
+    worker = Worker(system.settings, system.meters, system.store, system.producer, system.metrics, system.readiness)
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+
+
+async def emit_forever(system: System, clock: Callable[[], int] = now_ms) -> None:
+    """Emit complete hours again and again; while broker or store are away, wait and say so (R22).
+
+    At most a tenth of the time goes into it, however large the store has become.
+    """
+    emitter = Emitter(system.settings, system.meters, system.store, system.producer, system.metrics, clock)
+    while True:
+        started = time.monotonic()
+        try:
+            await emitter.run_once()
+        except (StoreUnavailable, KafkaAway) as error:
+            system.readiness.unset("emitter", str(error))
+        else:
+            system.readiness.set("emitter")
+        spent = time.monotonic() - started
+        await asyncio.sleep(max(system.settings.emit_interval_ms / 1000, 9 * spent))
+
+
+@asynccontextmanager
+async def broker(settings: Settings) -> AsyncIterator[Settings]:
+    """Run the embedded broker; yields the settings that lead to it and to the embedded store."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    embedded = EmbeddedBroker(settings.data_dir / "broker", settings.broker_port)
+    await embedded.start()
+    try:
+        if embedded.size_bytes() > BROKER_LIMIT_BYTES:
+            logger.warning(
+                "The embedded broker holds %d MB and gets slow. It is for trying out: see README, 'At scale'.",
+                embedded.size_bytes() // 1_000_000,
+            )
+        store = f"chdb://{(settings.data_dir / 'clickhouse').resolve()}"
+        yield settings.model_copy(update={"kafka": embedded.bootstrap, "store": store})
+    finally:
+        await embedded.stop()
+
+
+@asynccontextmanager
+async def up(settings: Settings) -> AsyncIterator[System]:
+    """Run everything: broker, engine, worker, emitter and the HTTP surface. Raises what ends a part."""
+    async with (
+        broker(settings) as effective,
+        connected(effective, "worker", "emitter") as system,
+        working(system) as worker,
+        asyncio.TaskGroup() as tasks,
+    ):
+        parts = [tasks.create_task(emit_forever(system)), tasks.create_task(_raise_crash(worker))]
+        yield system
+        for part in parts:
+            part.cancel()
+
+
+async def _raise_crash(worker: Worker) -> None:
+    raise await worker.crashed()

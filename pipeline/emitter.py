@@ -1,0 +1,119 @@
+"""The rollup emitter: complete hours out as revisions, the same for everybody (R17 to R20).
+
+Several emitters may run, be killed and be paused anywhere. What makes them agree is the order of
+one Kafka partition: an emitter proposes revisions to the decision log, reads the log back, and
+publishes what came first for each revision, its own proposal or another's. So no two contents ever
+exist for one id, and whatever was decided but not published before a crash is published by the
+next run of anybody, with the same bytes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline import codec
+from pipeline.clickhouse import Store, UsageQuery
+from pipeline.kafka import LogReader, Producer, end_offsets
+from pipeline.metering.meters import Meters
+from pipeline.metering.rollup import Rollup, follows, revise, watermark_ms
+from pipeline.metering.units import hour_of
+from pipeline.metering.usage import CellKey
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.topics import topics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What one run did: the watermark it stood at (ms), and the rollups it published."""
+
+    watermark_ms: int
+    published: list[Rollup]
+
+
+class Emitter:
+    """Emits complete hours; `clock` returns ms since the epoch, on a clock near the broker's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        meters: Meters,
+        store: Store,
+        producer: Producer,
+        metrics: Metrics,
+        clock: Callable[[], int],
+    ) -> None:
+        """Keep the parts; nothing is read before the first run."""
+        self._settings = settings
+        self._meters = meters
+        self._store = store
+        self._producer = producer
+        self._metrics = metrics
+        self._clock = clock
+        self._topics = topics(settings)
+        self._decisions = LogReader(settings.kafka, self._topics.decisions.name)
+        self._unrecorded: list[Rollup] = []
+
+    async def run_once(self) -> Emission:
+        """Emit every complete hour that is new or has changed; running it again emits nothing."""
+        watermark = await self._watermark_ms()
+        until_ms = hour_of(max(0, watermark - self._settings.grace_period_ms))
+        from_ms = hour_of(max(0, watermark - self._settings.correction_window_ms))
+        emitted = await asyncio.to_thread(self._store.latest_rollups)
+        published = await self._publish_decided(emitted)
+        current = await asyncio.to_thread(
+            self._store.usage,
+            UsageQuery(
+                as_of_ms=watermark,
+                from_ms=from_ms,
+                to_ms=until_ms,
+                orphan_after_ms=self._settings.orphan_after_ms,
+            ),
+        )
+        in_window = {key: rollup for key, rollup in emitted.items() if from_ms <= rollup.hour_ms < until_ms}
+        proposals = list(revise(in_window, dict(current), watermark, watermark))
+        if proposals:
+            await self._propose(proposals)
+            published += await self._publish_decided(emitted)
+        self._metrics.watermark_seconds.set(watermark / 1000)
+        due_ms = hour_of(max(0, self._clock() - self._settings.grace_period_ms))
+        self._metrics.emission_lag_seconds.set((due_ms - until_ms) / 1000)
+        return Emission(watermark, published)
+
+    async def _watermark_ms(self) -> int:
+        now_ms = self._clock()  # before the ends are asked for: see watermark_ms
+        ends = await end_offsets(self._settings.kafka, self._topics.lifecycle.name)
+        progress = await asyncio.to_thread(self._store.progress, self._topics.lifecycle.name)
+        return watermark_ms(ends, progress, now_ms)
+
+    async def _propose(self, proposals: list[Rollup]) -> None:
+        """Put proposals into the decision log, and wait until it has them."""
+        for rollup in proposals:
+            await self._producer.send_soon(self._topics.decisions.name, None, codec.encode_decision(rollup))
+        await self._producer.flush()
+
+    async def _publish_decided(self, emitted: dict[CellKey, Rollup]) -> list[Rollup]:
+        """Publish what the log has decided and nobody has recorded as published; adds it to `emitted`.
+
+        Kafka first, then the record of it: killed in between, the same bytes are published again.
+        """
+        records = await self._decisions.poll_to_end()
+        # Kept until recorded: the log reader does not go back when the store fails below.
+        self._unrecorded += [codec.decode_decision(record.value or b"") for record in records]
+        decided = []
+        for rollup in self._unrecorded:
+            if follows(rollup, emitted.get(rollup.key)):
+                emitted[rollup.key] = rollup
+                decided.append(rollup)
+        for rollup in decided:
+            key = f"{rollup.project}/{rollup.meter}".encode()
+            await self._producer.send_soon(self._topics.rollups.name, key, codec.encode_rollup(rollup, self._meters))
+        await self._producer.flush()
+        await asyncio.to_thread(self._store.insert_rollups, decided, self._meters)
+        self._unrecorded.clear()
+        for rollup in decided:
+            self._metrics.rollups_emitted.labels("first" if rollup.revision == 1 else "correction").inc()
+        return decided
