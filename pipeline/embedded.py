@@ -158,19 +158,37 @@ async def broker(settings: Settings) -> AsyncIterator[Settings]:
 
 
 @asynccontextmanager
+async def worker(settings: Settings) -> AsyncIterator[System]:
+    """Run one worker. Raises what ends it."""
+    async with connected(settings, "worker") as system, working(system) as part, asyncio.TaskGroup() as tasks:
+        watch = tasks.create_task(_raise_crash(part))
+        yield system
+        watch.cancel()
+
+
+@asynccontextmanager
+async def emitter(settings: Settings) -> AsyncIterator[System]:
+    """Run one emitter. Raises what ends it."""
+    async with connected(settings, "emitter") as system, asyncio.TaskGroup() as tasks:
+        emitting = tasks.create_task(emit_forever(system))
+        yield system
+        emitting.cancel()
+
+
+@asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, worker, emitter and the HTTP surface. Raises what ends a part."""
     async with (
         broker(settings) as effective,
         connected(effective, "worker", "emitter") as system,
-        working(system) as worker,
+        working(system) as part,
         asyncio.TaskGroup() as tasks,
     ):
-        parts = [tasks.create_task(emit_forever(system)), tasks.create_task(_raise_crash(worker))]
+        running = [tasks.create_task(emit_forever(system)), tasks.create_task(_raise_crash(part))]
         yield system
-        for part in parts:
-            part.cancel()
+        for task in running:
+            task.cancel()
 
 
-async def _raise_crash(worker: Worker) -> None:
-    raise await worker.crashed()
+async def _raise_crash(part: Worker) -> None:
+    raise await part.crashed()

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline import codec
-from pipeline.clickhouse import Store, UsageQuery
+from pipeline.clickhouse import Store
 from pipeline.kafka import LogReader, Producer, end_offsets
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, follows, revise, watermark_ms
 from pipeline.metering.units import hour_of
 from pipeline.metering.usage import CellKey
 from pipeline.metrics import Metrics
+from pipeline.rows import UsageQuery
 from pipeline.settings import Settings
 from pipeline.topics import topics
 

@@ -130,7 +130,7 @@ class BatchTable(Table):  # type: ignore[misc]
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Tell the owner of the contents which partitions are complete and ours."""
         await super().on_recovery_completed(active_tps, standby_tps)
-        await self.on_owned({tp.partition for tp in active_tps | standby_tps})
+        await self.on_owned({tp.partition for tp in active_tps})
 
 
 class App(faust.App):  # type: ignore[misc]

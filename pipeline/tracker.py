@@ -4,7 +4,8 @@ One Tracker holds the facts of the partitions that a worker owns. Everything it 
 written any number of times: rows, changelog and dead letters are joins or keyed by offset.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -193,9 +194,9 @@ class Tracker:
         seen_ms = (session.last_seen_ms for session in known.sessions.values())
         partition.touched_at_ms[key] = max((known.started_at_ms, *known.ends_ms, *seen_ms))
 
-    def keep_only(self, numbers: Sequence[int]) -> None:
+    def keep_only(self, numbers: AbstractSet[int]) -> None:
         """Forget the partitions that another worker owns now."""
-        for number in self.partitions.keys() - set(numbers):
+        for number in self.partitions.keys() - numbers:
             del self.partitions[number]
 
     def evict(self, now_ms: int) -> list[ChangelogEntry]:

@@ -92,6 +92,7 @@ class Worker:
             web_enabled=False,  # its server would listen on every address, and show the tables
             topic_allow_declare=False,  # pipeline.topics declares them
             topic_disable_leader=True,
+            table_standby_replicas=0,  # recovery takes seconds; a standby would double the memory
             consumer_auto_offset_reset="earliest",
             broker_max_poll_records=POLL_RECORDS,
             broker_max_poll_interval=2_000_000.0,  # while the store is away the assignment is kept (R22)

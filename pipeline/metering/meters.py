@@ -18,7 +18,7 @@ class InvalidMeters(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """What is measured: `increment` and `unit_size` are in base units (ms, bytes, tokens)."""
+    """What is measured: `increment` and `unit_size` are in base units (ms, bytes, tokens); `meaning` is for people."""
 
     name: str
     measures: Measures
@@ -27,6 +27,7 @@ class Meter:
     increment: int
     kind: str = ""
     with_number: bool = False
+    meaning: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what the rules cannot bill."""

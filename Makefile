@@ -1,0 +1,44 @@
+# roommeter: `make run` to see it work, `make test` to see it proved.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench format lock clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv with the `roommeter` command, from the lock file
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+run: setup ## start everything, feed it recorded and simulated calls, show the rollups
+	$(BIN)/roommeter demo
+
+test: setup ## all tests (which broker and store they run on is printed first)
+	$(BIN)/pytest
+
+check: setup ## what has to hold before a commit: lint, format, types, tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: setup ## CPU per event, as ratios to a bare loop on this machine
+	$(BIN)/python -m tests.bench
+
+format: setup ## format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: ## renew requirements.lock (needs uv)
+	uv pip compile --universal --generate-hashes --extra dev --no-emit-index-url --no-annotate --no-header --quiet pyproject.toml -o requirements.lock
+
+clean: ## remove what was built, and the data of `make run`
+	rm -rf .venv data dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,31 @@
+"""The command line: `roommeter`, also `python -m pipeline`."""
+
+from importlib.metadata import version
+
+import click
+
+from pipeline.cli_data import produce, replay, simulate
+from pipeline.cli_options import examples
+from pipeline.cli_query import rollups, sessions, usage
+from pipeline.cli_run import demo, emitter, migrate, up, worker
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "roommeter demo                      watch a simulated day being billed",
+        "roommeter up                        run everything on this machine",
+        "roommeter produce calls.jsonl       send events to Kafka",
+        "roommeter usage --store http://127.0.0.1:8130",
+    ),
+)
+@click.version_option(version("roommeter"), prog_name="roommeter")
+def main() -> None:
+    """Meter real-time media servers: lifecycle events in, billed minutes and hourly rollups out.
+
+    Every setting can be given as ROOMMETER_<NAME> in the environment; see the README.
+    """
+
+
+for command in (up, worker, emitter, migrate, produce, replay, simulate, usage, sessions, rollups, demo):
+    main.add_command(command)

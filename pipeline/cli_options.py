@@ -1,0 +1,84 @@
+"""What the commands share: times, examples, the store option, errors that a user can mend."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, Final, ParamSpec
+
+import click
+
+from pipeline.metering.units import parse_time
+from pipeline.settings import Settings
+
+P = ParamSpec("P")
+
+#: Errors that are the user's to mend: their message is enough, a traceback would hide it.
+_EXPECTED: Final = (
+    "StoreError",
+    "StoreUnavailable",
+    "KafkaAway",
+    "TopicMismatch",
+    "OffsetsLost",
+    "SendRefused",
+    "BrokerUnavailable",
+    "UnreadableFile",
+    "InvalidMeters",
+    "ValidationError",
+)
+
+
+class Time(click.ParamType):
+    """A moment: RFC 3339, a date (its first instant in UTC) or `now`; in ms since the epoch."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the moment in ms."""
+        if isinstance(value, int):
+            return value
+        if value == "now":
+            value = datetime.now(UTC).isoformat()
+        try:
+            return parse_time(value if len(value) > len("2026-09-21") else f"{value}T00:00:00Z")
+        except (ValueError, IndexError):
+            self.fail(f"{value!r} is not a time such as 2026-09-21T14:00:00Z, 2026-09-21 or now", param, ctx)
+
+
+TIME: Final = Time()
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog that shows commands as they are typed."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --store, with the configured one as its default."""
+    return click.option(
+        "--store",
+        metavar="DSN",
+        help="ClickHouse: chdb:///directory, or http(s)://user:password@host:port  [default: ROOMMETER_STORE]",
+    )(command)
+
+
+def settings_with(**changes: Any) -> Settings:
+    """Return the settings from the environment, with what the command line says on top."""
+    return Settings(**{name: value for name, value in changes.items() if value is not None})
+
+
+def expected_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors that the user can mend into one line and exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except Exception as error:
+            if type(error).__name__ not in _EXPECTED:
+                raise
+            raise click.ClickException(str(error)) from error
+        except BrokenPipeError:  # `| head` closed our output: that is its right
+            sys.stderr.close()
+
+    return run

@@ -1,0 +1,208 @@
+"""Commands that ask: usage, sessions, rollups."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli_options import TIME, examples, expected_errors, settings_with, store_option
+from pipeline.metering.units import NEVER_MS, format_time
+
+if TYPE_CHECKING:
+    from pipeline.clickhouse import Store
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for machines.")
+_project = click.option("--project", help="Only this project.")
+_meter = click.option("--meter", help="Only this meter, for example agent_session_minutes.")
+_from = click.option("--from", "from_ms", type=TIME, default=0, help="Hours from this time on.  [default: all]")
+_to = click.option("--to", "to_ms", type=TIME, help="Hours before this time.  [default: all]")
+_as_of = click.option(
+    "--as-of", "as_of_ms", type=TIME, default="now", show_default=True, help="As seen at this moment."
+)
+
+
+def _open(store: str | None) -> "Store":
+    from pipeline.clickhouse import Store
+
+    settings = settings_with(store=store)
+    return Store.open(settings.store, settings.database, settings.cluster)
+
+
+def _show(title: str, columns: Sequence[str], rows: Iterable[dict[str, Any]], *, as_json: bool) -> None:
+    """Print rows as JSON lines or as a table; numbers to the right."""
+    if as_json:
+        import orjson
+
+        for row in rows:
+            click.echo(orjson.dumps(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    listed = list(rows)
+    for column in columns:
+        right = any(isinstance(row[column], int) or str(row[column])[:1].isdigit() for row in listed)
+        table.add_column(column.replace("_", " "), justify="right" if right else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+    console = Console()
+    console.print(table if listed else f"{title}: nothing. Is this the right store, and has anything been sent?")
+
+
+@click.command(
+    epilog=examples(
+        "roommeter usage --project acme --from 2026-09-21 --to 2026-09-22",
+        "roommeter usage --store chdb:///var/lib/usage --as-of 2026-09-21T15:30:00Z --json",
+    ),
+)
+@store_option
+@_from
+@_to
+@_project
+@_meter
+@_as_of
+@_json
+@expected_errors
+def usage(
+    store: str | None,
+    from_ms: int,
+    to_ms: int | None,
+    project: str | None,
+    meter: str | None,
+    as_of_ms: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Show usage per project, meter and hour, computed from all that is stored.
+
+    Increments are what is billed; the open part belongs to sessions whose end is not known yet.
+    """
+    from pipeline.embedded import load_meters
+    from pipeline.rows import UsageQuery
+
+    settings = settings_with(store=store)
+    meters = load_meters(settings)
+    with closing(_open(store)) as opened:
+        cells = opened.usage(
+            UsageQuery(
+                as_of_ms=as_of_ms,
+                from_ms=from_ms,
+                to_ms=to_ms,
+                project=project,
+                meter=meter,
+                orphan_after_ms=settings.orphan_after_ms,
+            ),
+        )
+    rows = (
+        {
+            "project": key[0],
+            "meter": key[1],
+            "hour": format_time(key[2]),
+            "increments": cell.increments,
+            "increments_open": cell.increments_open,
+            "quantity": str(meters[key[1]].quantity(cell.increments)),
+            "unit": meters[key[1]].unit,
+        }
+        for key, cell in cells
+    )
+    columns = ("project", "meter", "hour", "increments", "increments_open", "quantity", "unit")
+    _show(f"Usage as of {format_time(as_of_ms)}", columns, rows, as_json=as_json)
+
+
+@click.command(
+    epilog=examples("roommeter sessions --project acme", "roommeter sessions --room RM_7Yk3hQpWvTzD --json"),
+)
+@store_option
+@_project
+@click.option("--room", help="Only this room.")
+@click.option("--session", help="Only this session.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many, newest first.")
+@_as_of
+@_json
+@expected_errors
+def sessions(
+    store: str | None,
+    project: str | None,
+    room: str | None,
+    session: str | None,
+    limit: int,
+    as_of_ms: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Show sessions: when they started and ended, and what had to be inferred or presumed."""
+    from pipeline.rows import SessionQuery
+
+    settings = settings_with(store=store)
+    with closing(_open(store)) as opened:
+        found = opened.sessions(
+            SessionQuery(
+                as_of_ms=as_of_ms,
+                project=project,
+                room=room,
+                session=session,
+                limit=limit,
+                orphan_after_ms=settings.orphan_after_ms,
+            ),
+        )
+    flags = ("is_open", "end_without_start", "start_inferred", "end_presumed", "clock_skew")
+    rows = (
+        {
+            "project": row.project,
+            "room": row.room,
+            "session": row.session,
+            "kind": row.kind,
+            "started_at": None if row.started_at_ms == NEVER_MS else format_time(row.started_at_ms),
+            "ended_at": None if row.ended_at_ms == NEVER_MS else format_time(row.ended_at_ms),
+            "flags": " ".join(flag for flag in flags if getattr(row, flag)),
+        }
+        for row in found
+    )
+    columns = ("project", "room", "session", "kind", "started_at", "ended_at", "flags")
+    _show(f"Sessions as of {format_time(as_of_ms)}", columns, rows, as_json=as_json)
+
+
+@click.command(epilog=examples("roommeter rollups --project acme --from 2026-09-21", "roommeter rollups --json"))
+@store_option
+@_from
+@_to
+@_project
+@_meter
+@click.option("--all-revisions", is_flag=True, help="Every revision, not only the newest of each hour.")
+@_json
+@expected_errors
+def rollups(
+    store: str | None,
+    from_ms: int,
+    to_ms: int | None,
+    project: str | None,
+    meter: str | None,
+    *,
+    all_revisions: bool,
+    as_json: bool,
+) -> None:
+    """Show what was emitted for billing: hourly rollups with revision and delta."""
+    from pipeline.codec import rollup_document
+    from pipeline.embedded import load_meters
+    from pipeline.rows import RollupQuery
+
+    meters = load_meters(settings_with(store=store))
+    with closing(_open(store)) as opened:
+        found = opened.rollups(RollupQuery(from_ms=from_ms, to_ms=to_ms, project=project, meter=meter))
+    newest = {rollup.key: rollup for rollup in found}  # in order of revisions: the last one stays
+    rows = (rollup_document(rollup, meters) for rollup in (found if all_revisions else newest.values()))
+    columns = (
+        "project",
+        "meter",
+        "hour",
+        "revision",
+        "quantity",
+        "quantity_open",
+        "delta",
+        "unit",
+        "sessions",
+        "status",
+    )
+    _show("Rollups", columns, rows, as_json=as_json)

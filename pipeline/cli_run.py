@@ -1,0 +1,150 @@
+"""Commands that run: up, worker, emitter, migrate, demo."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli_options import examples, expected_errors, settings_with, store_option
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from pipeline.embedded import System
+
+
+def run_async(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on the quick event loop, with collections of garbage kept rare."""
+    import gc
+
+    import uvloop
+
+    # Most objects here are facts that stay: scanning them again and again costs a quarter of the CPU.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    uvloop.run(main)
+
+
+def configure_logging(*, verbose: bool) -> None:
+    """Log one line an event to stderr; the libraries only when something is wrong."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for name in ("aiokafka", "faust", "mode", "pipeline.fastlane", "clickhouse_connect", "asyncio"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
+
+
+async def stopped() -> None:
+    """Wait for Ctrl-C or SIGTERM."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    await asked.wait()
+
+
+async def _until_stopped(running: "AbstractAsyncContextManager[System]", name: str) -> None:
+    """Run a part until somebody stops it; an error in it ends the process, and says why."""
+    try:
+        async with running as system:
+            address = f"http://{system.settings.http_host}:{system.port}"
+            click.echo(f"{name} is running: health, metrics and queries at {address}", err=True)
+            click.echo(f"  Kafka at {system.settings.kafka}; Ctrl-C stops, and loses nothing", err=True)
+            await stopped()
+            click.echo("stopping: finishing the batch in hand ...", err=True)
+    except* Exception as errors:
+        first = errors.exceptions[0]
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        raise first from errors
+
+
+_verbose = click.option("--verbose", "-v", is_flag=True, help="Log more, the libraries too.")
+
+
+@click.command(
+    epilog=examples(
+        "roommeter up",
+        "ROOMMETER_DATA_DIR=/var/lib/roommeter roommeter up",
+        "roommeter usage --store http://127.0.0.1:8130     (from another terminal)",
+    ),
+)
+@_verbose
+@expected_errors
+def up(*, verbose: bool) -> None:
+    """Run everything on this machine: broker, ClickHouse engine, worker, emitter, HTTP.
+
+    All on loopback, all data in ROOMMETER_DATA_DIR. Started again, it goes on where it stopped.
+    """
+    from pipeline import embedded
+
+    configure_logging(verbose=verbose)
+    run_async(_until_stopped(embedded.up(settings_with()), "roommeter"))
+
+
+@click.command(epilog=examples("ROOMMETER_KAFKA=kafka:9092 ROOMMETER_STORE=http://clickhouse:8123 roommeter worker"))
+@store_option
+@_verbose
+@expected_errors
+def worker(store: str | None, *, verbose: bool) -> None:
+    """Run one worker: events from Kafka into ClickHouse. Start as many as there are partitions."""
+    from pipeline import embedded
+
+    configure_logging(verbose=verbose)
+    run_async(_until_stopped(embedded.worker(settings_with(store=store)), "worker"))
+
+
+@click.command(epilog=examples("ROOMMETER_KAFKA=kafka:9092 ROOMMETER_STORE=http://clickhouse:8123 roommeter emitter"))
+@store_option
+@_verbose
+@expected_errors
+def emitter(store: str | None, *, verbose: bool) -> None:
+    """Run the rollup emitter: complete hours from ClickHouse to Kafka. Two at once do no harm."""
+    from pipeline import embedded
+
+    configure_logging(verbose=verbose)
+    run_async(_until_stopped(embedded.emitter(settings_with(store=store)), "emitter"))
+
+
+@click.command(epilog=examples("roommeter migrate --store http://default:secret@clickhouse:8123"))
+@store_option
+@expected_errors
+def migrate(store: str | None) -> None:
+    """Create or update the tables and views in ClickHouse, and the table of meters."""
+    from contextlib import closing
+
+    from pipeline.clickhouse import Store
+    from pipeline.embedded import load_meters
+
+    settings = settings_with(store=store)
+    with closing(Store.open(settings.store, settings.database, settings.cluster)) as opened:
+        applied = opened.migrate(load_meters(settings))
+    click.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+
+
+@click.command(epilog=examples("roommeter demo", "roommeter demo --sessions 20000 --seed 7"))
+@click.option(
+    "--sessions", type=click.IntRange(1), default=4000, show_default=True, help="Sessions of the simulated day."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same day.")
+@_verbose
+@expected_errors
+def demo(sessions: int, seed: int, *, verbose: bool) -> None:
+    """Run everything and feed it recorded calls and a simulated day; show the hourly rollups."""
+    from pipeline.cli_demo import run_demo
+
+    async def run() -> None:
+        finished = asyncio.ensure_future(stopped()) if sys.stdout.isatty() else None
+        await run_demo(settings_with(), sessions, seed, finished)
+
+    configure_logging(verbose=verbose)
+    if not verbose:
+        logging.getLogger("pipeline").setLevel(logging.ERROR)
+    run_async(run())

@@ -1,0 +1,310 @@
+"""The store: facts in; timelines, usage and rollups out. The only importer of clickhouse_connect.
+
+Blocking: callers on an event loop use threads. Calls on one store take turns; a long query, and a writer
+that must not wait for it, open a store each (the engine is shared, opening again costs a millisecond).
+All SQL here is constant; every value is a bound parameter.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import Error, OperationalError
+
+from pipeline import migrations
+from pipeline.metering.meters import Meters
+from pipeline.metering.rollup import Rollup
+from pipeline.metering.session import Room, Session, shared_set
+from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS, format_time
+from pipeline.metering.usage import CellKey, Usage
+from pipeline.rows import Batch, RollupQuery, SessionQuery, SessionRow, UsageQuery, meter_table, rollup_table
+
+#: ClickHouse's numbers for what passes by itself or with an operator's help: time-outs, network, memory, disk,
+#: too many parts or queries, replicas or keeper away, shutting down. All else is wrong for good.
+_TRANSIENT_CODES: Final = frozenset(
+    {75, 159, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 279, 285, 286, 319, 394, 439, 473, 745, 999},
+)
+#: A batch of late events may touch any number of months; refusing it would stop the partition for ever.
+#: And readers join rows anyway: joining them at the insert only costs a third more there.
+_INSERT: Final = {"max_partitions_per_insert_block": "0", "optimize_on_insert": "0"}
+#: Offsets are committed after a write: with replicas, a majority has to have it by then.
+_MAJORITY: Final = {"insert_quorum": "auto"}
+
+_USAGE: Final = """
+SELECT project, meter, toUnixTimestamp64Milli(hour), increments, increments_open, sessions
+FROM usage_hourly(
+    as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
+    from = {from:DateTime64(3, 'UTC')}, to = {to:DateTime64(3, 'UTC')}, project = {project:String})
+WHERE {meter:String} = '' OR meter = {meter:String}
+ORDER BY project, meter, hour
+"""
+_SESSIONS: Final = """
+SELECT
+    project, room, session, kind, number, agent, identity, region,
+    toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(ended_at), toUnixTimestamp64Milli(last_seen),
+    is_open, end_without_start, start_inferred, end_presumed, clock_skew
+FROM session_timelines(
+    as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
+    active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})
+WHERE ({room:String} = '' OR room = {room:String}) AND ({session:String} = '' OR session = {session:String})
+ORDER BY last_seen DESC, project, room, session
+LIMIT {limit:UInt64}
+"""
+_ROLLUP_FIELDS: Final = """
+SELECT
+    project, meter, toUnixTimestamp64Milli(hour), revision, increments, increments_open, increments_delta,
+    sessions, toUnixTimestamp64Milli(as_of), toUnixTimestamp64Milli(watermark)
+FROM rollups
+WHERE hour >= {from:DateTime64(3, 'UTC')} AND hour < {to:DateTime64(3, 'UTC')}
+    AND ({project:String} = '' OR project = {project:String}) AND ({meter:String} = '' OR meter = {meter:String})
+"""
+_ROLLUPS: Final = f"{_ROLLUP_FIELDS} ORDER BY project, meter, hour, revision LIMIT 1 BY project, meter, hour, revision"
+_LATEST_ROLLUPS: Final = (
+    f"{_ROLLUP_FIELDS} ORDER BY project, meter, hour, revision DESC LIMIT 1 BY project, meter, hour"
+)
+_PROGRESS: Final = """
+SELECT partition, max(next_offset), toUnixTimestamp64Milli(max(broker_time))
+FROM progress WHERE topic = {topic:String} GROUP BY partition
+"""
+_OPEN_ROOMS: Final = """
+SELECT project, room, sessions, ends_ms, room_started_at_ms
+FROM
+(
+    SELECT project, room, groupArray((
+        session, kind, number, agent, identity, region,
+        toUnixTimestamp64Milli(connected_at), toUnixTimestamp64Milli(begun_at),
+        toUnixTimestamp64Milli(disconnected_at), toUnixTimestamp64Milli(last_seen),
+        bytes_in, bytes_out, sources)) AS sessions
+    FROM session_timelines(as_of = {never:DateTime64(3, 'UTC')}, orphan_after_ms = 0,
+        active_since = '1970-01-01 00:00:00', project = '')
+    GROUP BY project, room
+    HAVING countIf(disconnected_at = {never:DateTime64(3, 'UTC')} AND room_ended_at = {never:DateTime64(3, 'UTC')}) > 0
+) AS open
+LEFT JOIN
+(
+    SELECT
+        project, room, arrayMap(end -> toUnixTimestamp64Milli(end), groupUniqArrayArray(ends)) AS ends_ms,
+        toUnixTimestamp64Milli(max(started_at)) AS room_started_at_ms
+    FROM room_facts
+    GROUP BY project, room
+) AS rooms
+USING (project, room)
+"""
+
+
+class StoreError(RuntimeError):
+    """The store refused; the message says what to do. Trying again does not help."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached, or cannot keep up, for now: wait and try again (R22)."""
+
+
+class Store:
+    """A connection to ClickHouse. Every method raises StoreUnavailable or StoreError."""
+
+    def __init__(self, client: Client, target: migrations.Target) -> None:
+        """Wrap a client that has `target` as its database; use `Store.open`."""
+        self._client = client
+        self._target = target
+        self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
+
+    @classmethod
+    def open(cls, dsn: str, database: str = "roommeter", cluster: str = "") -> Self:
+        """Connect, and create the database if it is missing.
+
+        `dsn` is `http(s)://user:password@host:port`, or `chdb:///directory` for the engine in this process:
+        three slashes and a directory below the current one, or four and an absolute path. The directory is
+        created. One process at a time can have it, which can open any number of stores on it.
+        """
+        parts = urlsplit(dsn)
+        with _translated():
+            try:
+                target = migrations.Target(database, cluster)
+            except migrations.InvalidSchema as error:
+                raise StoreError(str(error)) from error
+            client = _connect(parts, dsn)
+            found = client.query("SELECT 1 FROM system.databases WHERE name = {name:String}", {"name": database})
+            if not found.result_rows:
+                client.command(migrations.create_database(target))
+            client.database = database
+        return cls(client, target)
+
+    def close(self) -> None:
+        """Close the connection; the last store of a process frees the engine's directory."""
+        self._client.close()
+
+    def migrate(self, meters: Meters) -> list[str]:
+        """Bring the schema up to date and make `meters` the table of meters in force; return the versions applied.
+
+        Applying twice, or by two processes at once, changes nothing more. Raises StoreError when a file
+        has changed since it was applied.
+        """
+        return self.apply(migrations.shipped_migrations(), meters)
+
+    def apply(self, files: Sequence[migrations.Migration], meters: Meters) -> list[str]:
+        """Migrate with migrations other than those that ship."""
+        with _translated():
+            self._client.command(migrations.create_versions(self._target))
+            applied = dict(self._query("SELECT version, checksum FROM schema_versions"))
+            try:
+                pending = migrations.pending(files, applied)
+            except migrations.InvalidSchema as error:
+                raise StoreError(str(error)) from error
+            for migration in pending:
+                for statement in migration.statements(self._target):
+                    self._client.command(statement)
+                self._insert("schema_versions", migrations.applied_row(migration))
+            self._sync_meters(meters)
+        return [migration.version for migration in pending]
+
+    def write(self, batch: Batch) -> None:
+        """Store facts, then events, then how far each partition has been processed.
+
+        Returns when all of it is stored. After an error any part of it may be; writing it again is harmless.
+        """
+        with _translated():
+            for name, table in batch.tables():
+                self._insert(name, table)
+
+    def usage(self, query: UsageQuery) -> list[tuple[CellKey, Usage]]:
+        """Return increments per project, meter and hour, in key order: `metering.usage.usage`, from what is stored."""
+        rows = self._query(
+            _USAGE,
+            as_of=_time(query.as_of_ms),
+            orphan_after_ms=query.orphan_after_ms,
+            meter=query.meter or "",
+            **_span(query.from_ms, query.to_ms, query.project),
+        )
+        return [((project, meter, hour_ms), Usage(*counts)) for project, meter, hour_ms, *counts in rows]
+
+    def sessions(self, query: SessionQuery) -> list[SessionRow]:
+        """Return sessions with their times and flags, last seen first."""
+        rows = self._query(
+            _SESSIONS,
+            as_of=_time(query.as_of_ms),
+            orphan_after_ms=query.orphan_after_ms,
+            active_since=_time(query.active_since_ms),
+            project=query.project or "",
+            room=query.room or "",
+            session=query.session or "",
+            limit=query.limit,
+        )
+        return [SessionRow(*row[:11], *map(bool, row[11:])) for row in rows]
+
+    def insert_rollups(self, rollups: Sequence[Rollup], meters: Meters) -> None:
+        """Keep emitted revisions. Storing one twice changes nothing (R19)."""
+        if rollups:
+            with _translated():
+                self._insert("rollups", rollup_table(rollups, meters))
+
+    def rollups(self, query: RollupQuery) -> list[Rollup]:
+        """Return every revision, in the order of project, meter, hour and revision."""
+        parameters = _span(query.from_ms, query.to_ms, query.project)
+        return [Rollup(*row) for row in self._query(_ROLLUPS, meter=query.meter or "", **parameters)]
+
+    def latest_rollups(self, from_ms: int = 0, to_ms: int | None = None) -> dict[CellKey, Rollup]:
+        """Return the highest revision of every cell whose hour starts in [from_ms, to_ms)."""
+        rollups = (Rollup(*row) for row in self._query(_LATEST_ROLLUPS, meter="", **_span(from_ms, to_ms, None)))
+        return {rollup.key: rollup for rollup in rollups}
+
+    def progress(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Return, by partition, the offset to process next and the newest broker time processed, in ms."""
+        rows = self._query(_PROGRESS, topic=topic)
+        return {partition: (next_offset, broker_time_ms) for partition, next_offset, broker_time_ms in rows}
+
+    def open_rooms(self) -> Iterator[tuple[str, str, Room]]:
+        """Yield every room with a session of which no end is known, its own or the room's; with all its facts.
+
+        For a worker that has to rebuild its state: the facts stored are at least those of every committed offset.
+        """
+        for project, name, sessions, ends_ms, started_at_ms in self._query(_OPEN_ROOMS, never=_time(NEVER_MS)):
+            room = Room(frozenset(ends_ms), started_at_ms)
+            for session, *facts, sources in sessions:
+                room.sessions[session] = Session(*facts)
+                room.sessions[session].sources = shared_set(frozenset(sources))
+            yield project, name, room
+
+    def _sync_meters(self, meters: Meters) -> None:
+        rows = self._query("SELECT name, measures, kind, with_number, unit, unit_size, increment FROM meters")
+        table = meter_table(meters, time.time_ns() // 1_000_000)
+        if set(map(tuple, rows)) != set(zip(*table.drop_columns("since").to_pydict().values(), strict=True)):
+            self._insert("meter_tables", table)
+
+    def _insert(self, name: str, table: pa.Table) -> None:
+        self._client.insert_arrow(name, table, settings=self._write_settings)
+
+    def _query(self, sql: str, **parameters: object) -> Sequence[Any]:
+        with _translated():
+            return self._client.query(sql, parameters).result_rows
+
+
+def _connect(parts: SplitResult, dsn: str) -> Client:
+    if parts.scheme in ("http", "https"):
+        # No server session: calls of several threads would be refused.
+        return clickhouse_connect.get_client(dsn=dsn, connect_timeout=10, autogenerate_session_id=False)
+    directory = unquote(parts.path.removeprefix("/"))
+    if parts.scheme != "chdb" or parts.netloc or not directory:
+        raise StoreError("the store is chdb:///directory, or http(s)://user:password@host:port")
+    if Path("config.xml").exists():
+        raise StoreError(
+            "the embedded engine would obey ./config.xml, whoever put it here: start from another directory"
+        )
+    path = Path(directory).resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create the store's directory: {error}") from error
+    try:
+        return clickhouse_connect.get_client(
+            interface="chdb", path=str(path), chdb_options=dict(parse_qsl(parts.query))
+        )
+    except Error as error:
+        if "already initialized with path" in str(error):
+            raise StoreError(f"{dsn}: this process has another directory open, and the engine allows one") from error
+        if _is_locked(path / "status"):
+            advice = "query the running `roommeter up` at http://127.0.0.1:8130 instead"
+            raise StoreError(f"{dsn}: another process has it open; {advice}") from error
+        raise
+
+
+def _is_locked(path: Path) -> bool:
+    """Tell whether a process holds the engine's lock; the engine's own message does not always say so."""
+    if path.exists():
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the client library's errors into ours."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OverflowError) as error:
+        raise StoreError(f"a value does not fit its column: {error}") from error
+    except Error as error:
+        text = str(error)
+        unreachable = error.code is None and (isinstance(error, OperationalError) or "HTTP status 5" in text)
+        if unreachable or error.code in _TRANSIENT_CODES:
+            raise StoreUnavailable(f"ClickHouse is not available: {text}") from error
+        raise StoreError(f"ClickHouse refused: {text}") from error
+
+
+def _time(time_ms: int) -> str:
+    """Write a time as a parameter; times beyond what the columns can hold become the nearest that they can."""
+    return format_time(min(max(time_ms, NOT_SEEN_MS), NEVER_MS)).replace("T", " ").removesuffix("Z")
+
+
+def _span(from_ms: int, to_ms: int | None, project: str | None) -> dict[str, object]:
+    return {"from": _time(from_ms), "to": _time(NEVER_MS if to_ms is None else to_ms), "project": project or ""}

@@ -1,0 +1,227 @@
+"""What goes into the store and what is asked of it: batches of facts as Arrow columns, and queries as values."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.metering.events import Event
+from pipeline.metering.meters import Meters
+from pipeline.metering.rollup import Rollup, quantities
+from pipeline.metering.session import Room, Session
+from pipeline.metering.timeline import ORPHAN_AFTER_MS
+
+SessionFacts = tuple[str, str, str, Session]
+"""Project, room, session id and the facts."""
+RoomFacts = tuple[str, str, Room]
+"""Project, room id and the facts; the room's sessions are not looked at."""
+EventRow = tuple[str, int, int, int, str, Event | None, bytes]
+"""Topic, partition, offset, broker time in ms, disposition, the event (None if it is none), the original bytes."""
+
+_TIME: Final = pa.timestamp("ms", "UTC")
+_QUANTITY: Final = pa.decimal128(38, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Facts and events to store together. What is in it may have been stored before, wholly or in part (R10).
+
+    `restarts` are pairs of a server (an event's source) and the time it restarted, in ms. The events
+    also say how far their partitions have been processed: give them all, in one batch with their facts.
+    """
+
+    sessions: Sequence[SessionFacts] = ()
+    rooms: Sequence[RoomFacts] = ()
+    restarts: Sequence[tuple[str, int]] = ()
+    events: Sequence[EventRow] = ()
+
+    def tables(self) -> list[tuple[str, pa.Table]]:
+        """Return the tables to insert into, with their rows, in the order in which to insert them.
+
+        Progress comes last: it vouches for everything before it.
+        """
+        columns: list[tuple[str, Callable[[Any], dict[str, pa.Array]], Sequence[Any]]] = [
+            ("session_facts", _session_columns, self.sessions),
+            ("room_facts", _room_columns, self.rooms),
+            ("server_facts", _restart_columns, self.restarts),
+            ("events", _event_columns, self.events),
+            ("progress", _progress_columns, self.events),
+        ]
+        return [(name, pa.table(encode(rows))) for name, encode, rows in columns if rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageQuery:
+    """Usage as of a moment, of hours that start in [from_ms, to_ms); None means all projects, meters or time."""
+
+    as_of_ms: int
+    from_ms: int = 0
+    to_ms: int | None = None
+    project: str | None = None
+    meter: str | None = None
+    orphan_after_ms: int = ORPHAN_AFTER_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionQuery:
+    """Sessions as of a moment, last seen first; `active_since_ms` leaves out what had no usage since, 0 nothing."""
+
+    as_of_ms: int
+    active_since_ms: int = 0
+    project: str | None = None
+    room: str | None = None
+    session: str | None = None
+    limit: int = 1000
+    orphan_after_ms: int = ORPHAN_AFTER_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollupQuery:
+    """Every revision of hours that start in [from_ms, to_ms); None means all projects, meters or time."""
+
+    from_ms: int = 0
+    to_ms: int | None = None
+    project: str | None = None
+    meter: str | None = None
+
+
+class SessionRow(NamedTuple):
+    """One session as people look at it. Times in ms: NEVER_MS where there is none; the flags are R3's to R9's."""
+
+    project: str
+    room: str
+    session: str
+    kind: str
+    number: str
+    agent: str
+    identity: str
+    region: str
+    started_at_ms: int
+    ended_at_ms: int
+    last_seen_ms: int
+    is_open: bool
+    end_without_start: bool
+    start_inferred: bool
+    end_presumed: bool
+    clock_skew: bool
+
+
+def rollup_table(rollups: Iterable[Rollup], meters: Meters) -> pa.Table:
+    """Return rollups as the columns of the table `rollups`.
+
+    A quantity that needs more than nine decimals is an error (pyarrow.ArrowInvalid): it is never rounded.
+    """
+    rows = [(*rollup, rollup.id, rollup.status, *quantities(rollup, meters)) for rollup in rollups]
+    names = (*_ROLLUP_TYPES, "id", "status", "quantity", "quantity_open", "delta")
+    types = (*_ROLLUP_TYPES.values(), pa.string(), pa.string(), _QUANTITY, _QUANTITY, _QUANTITY)
+    columns = zip(names, zip(*rows, strict=True), types, strict=True)
+    return pa.table({name: pa.array(values, kind) for name, values, kind in columns})
+
+
+def meter_table(meters: Meters, since_ms: int) -> pa.Table:
+    """Return a table of meters as the columns of `meter_tables`, in force since a moment."""
+    names = ("name", "measures", "kind", "with_number", "unit", "unit_size", "increment")
+    columns = {name: [getattr(meter, name) for meter in meters.values()] for name in names}
+    return pa.table({"since": pa.array([since_ms] * len(meters), _TIME), **columns})
+
+
+#: The columns of a rollup's own fields, in their order.
+_ROLLUP_TYPES: Final = {
+    "project": pa.string(),
+    "meter": pa.string(),
+    "hour": _TIME,
+    "revision": pa.uint32(),
+    "increments": pa.int64(),
+    "increments_open": pa.int64(),
+    "increments_delta": pa.int64(),
+    "sessions": pa.uint64(),
+    "as_of": _TIME,
+    "watermark": _TIME,
+}
+_SESSION_TYPES: Final = {
+    "kind": pa.string(),
+    "number": pa.string(),
+    "agent": pa.string(),
+    "identity": pa.string(),
+    "region": pa.string(),
+    "connected_at": _TIME,
+    "begun_at": _TIME,
+    "disconnected_at": _TIME,
+    "last_seen": _TIME,
+    "bytes_in": pa.int64(),
+    "bytes_out": pa.int64(),
+}
+_of_session: Final = attrgetter(
+    *(f"{name}_ms" if kind is _TIME else name for name, kind in _SESSION_TYPES.items()),
+)
+_EVENT_TYPES: Final = {
+    "type": pa.string(),
+    "id": pa.string(),
+    "source": pa.string(),
+    "time": _TIME,
+    "project": pa.string(),
+    "room": pa.string(),
+    "session": pa.string(),
+}
+_of_event: Final = attrgetter("type", "id", "source", "time_ms", "project", "room", "session")
+#: What the log says where the input was no event: the bottoms of each column.
+_NO_EVENT: Final = ("", "", "", 0, "", "", "")
+
+
+def _session_columns(rows: Sequence[SessionFacts]) -> dict[str, pa.Array]:
+    projects, rooms, names, sessions = zip(*rows, strict=True)
+    columns = {"project": _texts(projects), "room": _texts(rooms), "session": _texts(names)}
+    facts = zip(*map(_of_session, sessions), strict=True)
+    for (name, kind), values in zip(_SESSION_TYPES.items(), facts, strict=True):
+        columns[name] = pa.array(values, kind)
+    columns["sources"] = pa.array([list(session.sources) for session in sessions], pa.list_(pa.string()))
+    return columns
+
+
+def _room_columns(rows: Sequence[RoomFacts]) -> dict[str, pa.Array]:
+    return {
+        "project": _texts([project for project, _, _ in rows]),
+        "room": _texts([name for _, name, _ in rows]),
+        "ends": pa.array([list(room.ends_ms) for _, _, room in rows], pa.list_(_TIME)),
+        "started_at": pa.array([room.started_at_ms for _, _, room in rows], _TIME),
+    }
+
+
+def _restart_columns(rows: Sequence[tuple[str, int]]) -> dict[str, pa.Array]:
+    sources, times_ms = zip(*rows, strict=True)
+    return {"source": _texts(sources), "restarted_at": pa.array(times_ms, _TIME)}
+
+
+def _event_columns(rows: Sequence[EventRow]) -> dict[str, pa.Array]:
+    topics, partitions, offsets, times_ms, dispositions, events, payloads = zip(*rows, strict=True)
+    columns = {
+        "topic": _texts(topics),
+        "partition": pa.array(partitions, pa.uint32()),
+        "offset": pa.array(offsets, pa.uint64()),
+        "broker_time": pa.array(times_ms, _TIME),
+        "disposition": _texts(dispositions),
+        "payload": pa.array(payloads, pa.binary()),
+    }
+    facts = zip(*[_NO_EVENT if event is None else _of_event(event) for event in events], strict=True)
+    for (name, kind), values in zip(_EVENT_TYPES.items(), facts, strict=True):
+        columns[name] = pa.array(values, kind)
+    return columns
+
+
+def _progress_columns(rows: Sequence[EventRow]) -> dict[str, pa.Array]:
+    reached: dict[tuple[str, int], tuple[int, int]] = {}
+    for topic, partition, offset, broker_time_ms, *_ in rows:
+        next_offset, newest_ms = reached.get((topic, partition), (0, 0))
+        reached[topic, partition] = (max(next_offset, offset + 1), max(newest_ms, broker_time_ms))
+    return {
+        "topic": _texts([topic for topic, _ in reached]),
+        "partition": pa.array([partition for _, partition in reached], pa.uint32()),
+        "next_offset": pa.array([next_offset for next_offset, _ in reached.values()], pa.uint64()),
+        "broker_time": pa.array([newest_ms for _, newest_ms in reached.values()], _TIME),
+    }
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    return pa.array(values, pa.string())

@@ -1,0 +1,67 @@
+"""Fixtures for all tests: a real broker, chosen once and named in pytest's output."""
+
+import asyncio
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from tests.brokers import EmbeddedTestBroker, TestBroker, candidates, start_broker
+
+_said: list[str] = []
+
+
+def pytest_report_header() -> str:
+    """Say which brokers the tests will try."""
+    return f"broker: {', else '.join(candidates())} (ROOMMETER_TEST_BROKER forces one)"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which broker the tests used: with -q pytest prints no header."""
+    for line in _said:
+        terminalreporter.write_line(f"broker: {line}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the contract tests on the chosen broker and on the embedded one, once where they are the same."""
+    if "each_broker" in metafunc.fixturenames:
+        fixtures = ["broker", "embedded_broker"] if candidates() != ["embedded"] else ["embedded_broker"]
+        metafunc.parametrize("each_broker", fixtures, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
+    """The best real broker to be had here, shared by all tests."""
+    started = start_broker(candidates(), tmp_path_factory.mktemp("broker"), _said.append)
+    yield started
+    asyncio.run(started.stop())
+
+
+@pytest.fixture(scope="session")
+def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTestBroker]:
+    """The embedded broker, always."""
+    started = start_broker(["embedded"], tmp_path_factory.mktemp("broker"), _said.append)
+    assert isinstance(started, EmbeddedTestBroker)
+    yield started
+    asyncio.run(started.stop())
+
+
+@pytest.fixture(scope="session")
+def each_broker(request: pytest.FixtureRequest) -> TestBroker:
+    """First the chosen broker, then the embedded one."""
+    chosen: TestBroker = request.getfixturevalue(request.param)
+    return chosen
+
+
+@pytest.fixture
+def mortal_broker(each_broker: TestBroker) -> TestBroker:
+    """A broker that the test may kill."""
+    if not each_broker.is_ours:
+        pytest.skip(f"{each_broker.name} is not ours to kill")
+    return each_broker
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for topics and groups of one test, so that tests share a broker."""
+    return f"t{uuid4().hex[:12]}."

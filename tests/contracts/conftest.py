@@ -1,0 +1,77 @@
+"""Stores for the contract tests: the embedded engine always, a ClickHouse server where there is one.
+
+A server is the address in ROOMMETER_TEST_CLICKHOUSE (http://user:password@host:port), else a container where
+a Docker daemon answers. The embedded engine allows one directory per process: one for all tests, a database each.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import HttpWaitStrategy
+
+from pipeline.clickhouse import Store
+from pipeline.metering.meters import Meters, parse_meters
+
+_IMAGE = "clickhouse/clickhouse-server:26.9"
+_PASSWORD = "roommeter"  # noqa: S105 - of a container that lives as long as the tests
+_METERS = Path(__file__).parents[2] / "schemas" / "meters.toml"
+
+
+@pytest.fixture(scope="session")
+def meters() -> Meters:
+    """The table of meters that ships."""
+    return parse_meters(_METERS.read_text())
+
+
+@pytest.fixture(scope="session", params=["chdb", "server"])
+def store_dsn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Each kind of store in turn."""
+    address = os.environ.get("ROOMMETER_TEST_CLICKHOUSE")
+    if request.param == "chdb":
+        yield f"chdb:///{tmp_path_factory.mktemp('clickhouse')}"
+    elif address:
+        yield address
+    else:
+        yield from _container()
+
+
+def _container() -> Iterator[str]:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no ClickHouse server: ROOMMETER_TEST_CLICKHOUSE is not set and no Docker daemon answers")
+    server = DockerContainer(_IMAGE, env={"CLICKHOUSE_PASSWORD": _PASSWORD}).with_exposed_ports(8123)
+    with server.waiting_for(HttpWaitStrategy(8123, "/ping")):
+        yield f"http://default:{_PASSWORD}@{server.get_container_host_ip()}:{server.get_exposed_port(8123)}"
+
+
+@pytest.fixture
+def open_store(store_dsn: str) -> Iterator[Callable[[], Store]]:
+    """Open any number of stores on one new database, which goes when the test ends."""
+    database = f"test_{uuid4().hex}"
+    stores: list[Store] = []
+
+    def open_one() -> Store:
+        stores.append(Store.open(store_dsn, database))
+        return stores[-1]
+
+    yield open_one
+    if stores:
+        stores[0]._client.command(f"DROP DATABASE {database} SYNC")
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: Callable[[], Store], meters: Meters) -> Store:
+    """A store with an empty, migrated database."""
+    opened = open_store()
+    opened.migrate(meters)
+    return opened

@@ -1,0 +1,55 @@
+"""Random logs: few projects, rooms, sessions and servers, so that ids are reused and events collide."""
+
+from typing import Final
+
+from hypothesis import strategies as st
+
+from pipeline.metering.meters import KINDS
+from tests.metering.builders import Document, clock, event, rfc3339
+
+_BEGIN_MS: Final = clock("13:30:00")
+_HOUR_MS: Final = 3_600_000
+
+#: Differences that lie on, just before and just after the edges of minutes and hours.
+_EDGES_MS: Final = [edge + by for edge in (0, 60_000, 600_000, 1_800_000, 5_400_000) for by in (-1, 0, 1)]
+
+times_ms = st.one_of(
+    st.sampled_from(_EDGES_MS).map(lambda edge_ms: _BEGIN_MS + edge_ms),
+    st.integers(_BEGIN_MS, _BEGIN_MS + 3 * _HOUR_MS),
+)
+moments_ms = st.one_of(times_ms, st.integers(_BEGIN_MS - _HOUR_MS, _BEGIN_MS + 40 * _HOUR_MS))
+orphan_afters_ms = st.sampled_from([600_000, _HOUR_MS, 24 * _HOUR_MS])
+
+_sources = st.sampled_from(["sfu-1", "sfu-2"])
+_room = {
+    "project": st.sampled_from(["acme", "acme", "acme", "globex"]),
+    "room": st.sampled_from(["RM_1", "RM_1", "RM_2"]),
+}
+_session = _room | {"session": st.sampled_from(["PA_1", "PA_2"])}
+_maybe_kind = {"kind": st.sampled_from(["", "agent", "sip"])}
+_number = {"number": st.sampled_from(["", "+15550100"])}
+_maybe_times = st.none() | times_ms.map(rfc3339)
+
+
+def _events(event_type: str, **data: st.SearchStrategy[object]) -> st.SearchStrategy[Document]:
+    return st.builds(event, st.just(event_type), times_ms, source=_sources, **data)
+
+
+_connects = _events("session.connected", **_session, kind=st.sampled_from(sorted(KINDS)), **_number)
+_disconnects = _events("session.disconnected", **_session, **_maybe_kind, **_number, connected_at=_maybe_times)
+
+#: Any event in which the core has an interest. Connects and disconnects come twice as often as the others.
+documents = st.one_of(
+    _connects,
+    _connects,
+    _disconnects,
+    _disconnects,
+    _events("session.aborted", **_session, **_maybe_kind),
+    _events("session.sampled", **_session, **_maybe_kind),
+    _events("room.started", **_room, started_at=_maybe_times),
+    _events("room.ended", **_room),
+    _events("server.restarted"),
+    _events("job.dispatched", **_room, job=st.just("AJ_1")),
+)
+#: Small logs, which shrink well, and large ones, in which every session and room is told of many times.
+logs = st.lists(documents, max_size=8) | st.lists(documents, min_size=15, max_size=40)

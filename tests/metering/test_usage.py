@@ -1,0 +1,116 @@
+"""The one law (R1) on any log, against the minute-by-minute oracle."""
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.metering.meters import Meter
+from pipeline.metering.units import MS_PER_HOUR, hour_of
+from pipeline.metering.usage import Usage, billed, feeds, increments_by_hour, metered_until_ms, usage
+from tests.metering.builders import METERS, Document, clock, connected, facts_of, parsed, timelines
+from tests.metering.strategies import logs, moments_ms, orphan_afters_ms, times_ms
+from tests.oracle import oracle, oracle_sessions
+
+_lengths_ms = st.integers(-3_600_000, 100 * 3_600_000)
+_increments_ms = st.sampled_from([1_000, 6_000, 60_000, 420_000, 3_600_000, 5_000_000])
+
+
+@given(logs, moments_ms, orphan_afters_ms)
+def test_any_log_bills_what_the_oracle_bills(log: list[Document], as_of_ms: int, orphan_after_ms: int) -> None:
+    """R1 to R9, R16: increments, open increments and sessions of every project, meter and hour."""
+    cells = usage(facts_of(map(parsed, log)), METERS, as_of_ms, orphan_after_ms)
+    assert cells == oracle(log, as_of_ms, orphan_after_ms)
+
+
+@given(logs, moments_ms, orphan_afters_ms)
+def test_each_session_bills_what_the_oracle_bills(log: list[Document], as_of_ms: int, orphan_after_ms: int) -> None:
+    """R1 to R9: session by session, so that no two errors cancel in a sum."""
+    found = {}
+    for key, line in timelines([parsed(document) for document in log], as_of_ms, orphan_after_ms).items():
+        if line is not None and line.started_at_ms < as_of_ms:
+            until_ms = metered_until_ms(line, as_of_ms)
+            for hour_ms, minutes in increments_by_hour(line.started_at_ms, until_ms, 60_000):
+                found[*key, hour_ms] = (minutes, minutes if line.is_open() else 0)
+    assert found == oracle_sessions(log, as_of_ms, orphan_after_ms)
+
+
+@given(times_ms, _lengths_ms, _increments_ms)
+def test_the_hours_of_a_session_add_up_to_its_rounded_total(start_ms: int, length_ms: int, increment_ms: int) -> None:
+    """R1, R7: nothing is rounded twice, and a session that connected bills at least one increment."""
+    hours = list(increments_by_hour(start_ms, start_ms + length_ms, increment_ms))
+    assert sum(increments for _, increments in hours) == max(1, -(-length_ms // increment_ms))
+
+
+@given(times_ms, _lengths_ms, _increments_ms)
+def test_an_increment_belongs_to_the_hour_in_which_it_begins(start_ms: int, length_ms: int, increment_ms: int) -> None:
+    """R1: increment k begins at start + k * increment, also where increments do not divide the hour."""
+    hours: dict[int, int] = defaultdict(int)
+    for begin_ms in range(start_ms, max(start_ms + 1, start_ms + length_ms), increment_ms):
+        hours[hour_of(begin_ms)] += 1
+    assert dict(increments_by_hour(start_ms, start_ms + length_ms, increment_ms)) == hours
+
+
+@given(times_ms, _lengths_ms)
+def test_an_hour_of_a_session_has_one_to_sixty_minutes(start_ms: int, length_ms: int) -> None:
+    """R1: no hour bills more minutes than it has, none is listed with nothing, and each once, in order."""
+    hours = list(increments_by_hour(start_ms, start_ms + length_ms, 60_000))
+    assert all(1 <= minutes <= 60 for _, minutes in hours)
+    assert [hour for hour, _ in hours] == sorted({hour for hour, _ in hours})
+
+
+@given(times_ms, st.integers(1, 23 * 3_600_000), st.integers(0, 3_600_000))
+def test_an_open_session_only_grows(start_ms: int, first_ms: int, later_ms: int) -> None:
+    """R8: as of a later moment no hour of an open session has less."""
+    facts = facts_of([parsed(connected(start_ms))])
+    earlier = usage(facts, METERS, start_ms + first_ms)
+    later = usage(facts, METERS, start_ms + first_ms + later_ms)
+    assert all(later[key].increments >= cell.increments for key, cell in earlier.items())
+
+
+@given(logs, moments_ms)
+def test_what_is_open_is_a_part_of_what_is_billed(log: list[Document], as_of_ms: int) -> None:
+    """R8, R17: 0 <= open <= all, and nobody is billed for no session."""
+    cells = usage(facts_of(map(parsed, log)), METERS, as_of_ms)
+    assert all(0 <= cell.increments_open <= cell.increments and cell.sessions >= 1 for cell in cells.values())
+
+
+@given(logs, moments_ms)
+def test_nothing_is_billed_in_an_hour_that_has_not_begun(log: list[Document], as_of_ms: int) -> None:
+    """R1, R8: as of a moment, later hours have no usage, whatever clocks are ahead."""
+    assert all(hour_ms < as_of_ms for _, _, hour_ms in usage(facts_of(map(parsed, log)), METERS, as_of_ms))
+
+
+@pytest.mark.parametrize(("elapsed_ms", "increments"), [(-1, 0), (0, 0), (1, 1), (60_000, 1), (60_001, 2)])
+def test_an_increment_is_billed_when_it_has_begun(elapsed_ms: int, increments: int) -> None:
+    """R1: billed(t) = ceil(Q(t) / increment), nothing at the start itself."""
+    assert billed(elapsed_ms, 60_000) == increments
+
+
+def test_a_session_appears_with_its_first_millisecond() -> None:
+    """R1, R7: as of its very start it has begun no minute; a millisecond later it has begun one."""
+    facts = facts_of([parsed(connected("14:00:00"))])
+    key = ("acme", "agent_session_minutes", clock("14:00:00"))
+    assert usage(facts, METERS, clock("14:00:00")) == {}
+    assert usage(facts, METERS, clock("14:00:00.001")) == {key: Usage(1, 1, 1)}
+
+
+def test_a_meter_of_another_increment_bills_the_same_sessions_its_own_way() -> None:
+    """R16: meters are data; a table with 30-second increments bills 70 s as three."""
+    by_half_minutes = Meter("halves", "session", "minute", 60_000, 30_000, kind="agent")
+    facts = facts_of([parsed(connected("14:59:30"))])
+    cells = usage(facts, {"halves": by_half_minutes}, clock("15:00:40"))
+    hour_ms = clock("14:00:00")
+    assert cells == {
+        ("acme", "halves", hour_ms): Usage(1, 1, 1),
+        ("acme", "halves", hour_ms + MS_PER_HOUR): Usage(2, 2, 1),
+    }
+
+
+@pytest.mark.parametrize("kind", ["agent", "participant", "sip", "ingress", "egress"])
+@pytest.mark.parametrize("meter", [meter for meter in METERS.values() if meter.measures != "session"])
+def test_connected_time_feeds_no_other_meter(kind: str, meter: Meter) -> None:
+    """R16: counters, discrete usage and rentals are not fed by connected time."""
+    facts = facts_of([parsed(connected("14:00:00", kind=kind))])
+    assert not any(feeds(session, meter) for _, _, session in facts.sessions())

@@ -1,0 +1,173 @@
+"""A second opinion on the bill: slow, minute by minute, written from the metering rules alone.
+
+It shares no code with `pipeline`: it keeps every event in lists, finds what it needs by scanning them
+anew, and puts each minute that a session has begun into a set. It covers the rules R1 to R9 and R16
+for meters of time. Events are canonical documents (dicts) that are valid; other types are passed over.
+
+Where the rules leave a tie open, this is how it is read: silence of exactly `orphan_after` is silence
+for `orphan_after`; a restart in the very millisecond of a session's start did not interrupt it; and of
+several kinds or numbers that one session reported, the greatest text counts (R10: a join by maximum).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+_MINUTE_MS: Final = 60_000
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 86_400_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: R16: the meters of time that a kind of session feeds, and whether they need a rented number.
+METERS_OF_KIND: Final = {
+    "agent": [("agent_session_minutes", False)],
+    "participant": [("webrtc_minutes", False)],
+    "sip": [("telephony_minutes", False), ("phone_inbound_minutes", True)],
+    "ingress": [("stream_import_minutes", False)],
+    "egress": [("recording_export_minutes", False)],
+}
+
+SessionHour = tuple[str, str, str, int]
+"""Project, room, session and start of the hour in ms."""
+MeterHour = tuple[str, str, int]
+"""Project, meter and start of the hour in ms."""
+
+
+class Verdict(NamedTuple):
+    """What the rules say of one session as of a moment; the end is None while it is open."""
+
+    start_ms: int
+    end_ms: int | None
+    start_inferred: bool
+    end_presumed: bool
+    clock_skew: bool
+
+
+class _Fact(NamedTuple):
+    type: str
+    time_ms: int
+    source: str
+    data: dict[str, Any]
+
+
+class _Log(NamedTuple):
+    """All events of one session, all events of its room, and all restarts of any server."""
+
+    own: list[_Fact]
+    room: list[_Fact]
+    restarts: list[_Fact]
+
+
+def oracle(
+    events: Iterable[dict[str, Any]], as_of_ms: int, orphan_after_ms: int = _DAY_MS
+) -> dict[MeterHour, tuple[int, int, int]]:
+    """Return (increments, increments of open sessions, sessions) by project, meter and hour."""
+    cells: dict[MeterHour, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
+    logs = _logs(events)
+    for (project, _, _), log in logs.items():
+        for hour_ms, minutes, minutes_open in _hours(log, as_of_ms, orphan_after_ms):
+            for meter in _meters(log.own):
+                total, total_open, sessions = cells[project, meter, hour_ms]
+                cells[project, meter, hour_ms] = (total + minutes, total_open + minutes_open, sessions + 1)
+    return dict(cells)
+
+
+def oracle_sessions(
+    events: Iterable[dict[str, Any]], as_of_ms: int, orphan_after_ms: int = _DAY_MS
+) -> dict[SessionHour, tuple[int, int]]:
+    """Return (minutes, minutes while open) by project, room, session and hour, whatever the session's kind."""
+    return {
+        (*key, hour_ms): (minutes, minutes_open)
+        for key, log in _logs(events).items()
+        for hour_ms, minutes, minutes_open in _hours(log, as_of_ms, orphan_after_ms)
+    }
+
+
+def oracle_verdicts(
+    events: Iterable[dict[str, Any]], as_of_ms: int, orphan_after_ms: int = _DAY_MS
+) -> dict[tuple[str, str, str], Verdict | None]:
+    """Return what the rules say of every session (project, room, session); None where it never started."""
+    return {key: _verdict(log, as_of_ms, orphan_after_ms) for key, log in _logs(events).items()}
+
+
+def read_time(text: str) -> int:
+    """Read an RFC 3339 time in ms since the epoch; a leap second is the first instant of the next minute."""
+    is_leap = text[17:19] == "60"
+    gap = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if is_leap else text) - _EPOCH
+    return gap.days * _DAY_MS + gap.seconds * 1_000 + gap.microseconds // 1_000 + (1_000 if is_leap else 0)
+
+
+def _logs(events: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], _Log]:
+    """Sort events into lists: R2's subject is the connection's id, in its room, in its project."""
+    of_session: dict[tuple[str, str, str], list[_Fact]] = defaultdict(list)
+    of_room: dict[tuple[str, str], list[_Fact]] = defaultdict(list)
+    restarts: list[_Fact] = []
+    for event in events:
+        fact = _Fact(event["type"], read_time(event["time"]), event["source"], event.get("data") or {})
+        if fact.type.startswith("session."):
+            of_session[fact.data["project"], fact.data["room"], fact.data["session"]].append(fact)
+        elif fact.type.startswith("room."):
+            of_room[fact.data["project"], fact.data["room"]].append(fact)
+        elif fact.type == "server.restarted":
+            restarts.append(fact)
+    return {key: _Log(own, of_room.get(key[:2], []), restarts) for key, own in of_session.items()}
+
+
+def _verdict(log: _Log, as_of_ms: int, orphan_after_ms: int) -> Verdict | None:
+    """Find S, D, R and E by scanning the lists (R3 to R6, R9)."""
+    connects = [fact.time_ms for fact in log.own if fact.type == "session.connected"]
+    begins = [
+        read_time(fact.data["connected_at"])
+        for fact in log.own
+        if fact.type == "session.disconnected" and fact.data.get("connected_at")
+    ]
+    if not connects and not begins:
+        return None
+    start_ms = min(connects or begins)
+    ends = [fact.time_ms for fact in log.own if fact.type in ("session.disconnected", "session.aborted")]
+    # All room ends from S on, not the first alone: the earliest of everything is the earliest of both.
+    ends += [fact.time_ms for fact in log.room if fact.type == "room.ended" and fact.time_ms >= start_ms]
+    if ends:
+        end_ms = min(ends)
+        return Verdict(start_ms, max(start_ms, end_ms), not connects, end_presumed=False, clock_skew=end_ms < start_ms)
+    seen_ms = max(fact.time_ms for fact in log.own)
+    if _is_orphan(log, start_ms, seen_ms) or as_of_ms - seen_ms >= orphan_after_ms:
+        return Verdict(start_ms, seen_ms, not connects, end_presumed=True, clock_skew=False)
+    return Verdict(start_ms, None, not connects, end_presumed=False, clock_skew=False)
+
+
+def _is_orphan(log: _Log, start_ms: int, seen_ms: int) -> bool:
+    """R9: the room or the server began anew after the start, and nothing of the session was seen after that."""
+    starts = [fact for fact in log.room if fact.type == "room.started"]
+    anew = [read_time(fact.data["started_at"]) for fact in starts if fact.data.get("started_at")]
+    anew += [fact.time_ms for fact in starts if not fact.data.get("started_at")]
+    servers = [fact.source for fact in log.own]
+    anew += [fact.time_ms for fact in log.restarts if fact.source in servers]
+    return any(moment_ms > start_ms and moment_ms >= seen_ms for moment_ms in anew)
+
+
+def _hours(log: _Log, as_of_ms: int, orphan_after_ms: int) -> list[tuple[int, int, int]]:
+    """Return (hour in ms, minutes, minutes while open): each begun minute in the hour of its begin (R1, R7, R8)."""
+    verdict = _verdict(log, as_of_ms, orphan_after_ms)
+    if verdict is None or verdict.start_ms >= as_of_ms:
+        return []
+    until_ms = as_of_ms if verdict.end_ms is None else min(verdict.end_ms, as_of_ms)
+    begun = {verdict.start_ms}
+    minute_ms = verdict.start_ms + _MINUTE_MS
+    while minute_ms < until_ms:
+        begun.add(minute_ms)
+        minute_ms += _MINUTE_MS
+    by_hour: dict[int, set[int]] = defaultdict(set)
+    for moment_ms in begun:
+        by_hour[moment_ms // _HOUR_MS * _HOUR_MS].add(moment_ms)
+    is_open = verdict.end_ms is None
+    return [(hour_ms, len(minutes), len(minutes) if is_open else 0) for hour_ms, minutes in sorted(by_hour.items())]
+
+
+def _meters(own: list[_Fact]) -> list[str]:
+    """Return the meters that a session feeds (R16); none where no event told its kind."""
+    kind = max(fact.data.get("kind") or "" for fact in own)
+    carries = ("session.connected", "session.disconnected")
+    has_number = any(fact.data.get("number") for fact in own if fact.type in carries)
+    return [meter for meter, needs_number in METERS_OF_KIND.get(kind, []) if has_number or not needs_number]
