@@ -1,6 +1,7 @@
 """Fixtures for all tests: a real broker, chosen once and named in pytest's output."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -54,11 +55,15 @@ def each_broker(request: pytest.FixtureRequest) -> TestBroker:
 
 
 @pytest.fixture
-def mortal_broker(each_broker: TestBroker) -> TestBroker:
-    """A broker that the test may kill."""
+def mortal_broker(each_broker: TestBroker) -> Iterator[TestBroker]:
+    """A broker that the test may kill; the next test finds it alive, even when this one failed half way."""
     if not each_broker.is_ours:
         pytest.skip(f"{each_broker.name} is not ours to kill")
-    return each_broker
+    yield each_broker
+    with socket.socket() as probe:
+        is_dead = probe.connect_ex(("127.0.0.1", each_broker.port)) != 0
+    if is_dead:
+        asyncio.run(each_broker.restart())
 
 
 @pytest.fixture

@@ -98,6 +98,19 @@ _REQUIRED: Final[dict[EventType, tuple[str, ...]]] = {
     EventType.NUMBER_ACQUIRED: ("project", "number"),
     EventType.NUMBER_RELEASED: ("project", "number"),
 }
+#: What else of a type is kept; any other field is an unknown extra one, ignored whatever it holds (R21).
+_CONNECTION: Final = ("kind", "number", "agent", "identity", "region")
+_OPTIONAL: Final[dict[EventType, tuple[str, ...]]] = {
+    EventType.ROOM_STARTED: ("started_at", "region"),
+    EventType.SESSION_CONNECTED: _CONNECTION,
+    EventType.SESSION_DISCONNECTED: (*_CONNECTION, "connected_at", "bytes_in", "bytes_out"),
+    EventType.SESSION_ABORTED: ("kind",),
+    EventType.SESSION_SAMPLED: ("kind", "bytes_in", "bytes_out"),
+    EventType.JOB_DISPATCHED: ("agent", "identity"),
+    EventType.JOB_ENDED: ("agent", "identity"),
+    EventType.USAGE_RECORDED: ("room", "session"),
+}
+_KNOWN: Final = {member: frozenset(_REQUIRED[member] + _OPTIONAL.get(member, ())) for member in EventType}
 _TYPES: Final = {str(member): member for member in EventType}
 _TEXTS: Final = frozenset(
     ("project", "room", "session", "kind", "number", "agent", "identity", "region", "meter", "job")
@@ -118,7 +131,7 @@ def parse_event(document: object, meters: Container[str]) -> Event | None:
     event_type = _event_type(_required(document, "type"))
     if event_type is None:
         return None
-    values = _values(document.get("data"))
+    values = _values(document.get("data"), _KNOWN[event_type])
     for name in _REQUIRED[event_type]:
         if name not in values:
             raise InvalidEvent(Reason.MISSING_FIELD, f"data.{name} is required for {event_type}")
@@ -141,15 +154,15 @@ def _event_type(name: str) -> EventType | None:
     return event_type
 
 
-def _values(data: object) -> dict[str, Any]:
-    """Return the fields of `data` that an event keeps, each checked. One loop: this is the hot path."""
+def _values(data: object, known: frozenset[str]) -> dict[str, Any]:
+    """Return the fields of `data` that an event of this type keeps, each checked. One loop: this is the hot path."""
     if not isinstance(data, dict):
         if data is None:
             return {}
         raise InvalidEvent(Reason.WRONG_FIELD, "data has to be an object")
     values: dict[str, Any] = {}
     for name, value in data.items():
-        if value is None or value == "":
+        if name not in known or value is None or value == "":
             continue
         if name in _TEXTS:
             values[name] = _text(name, value)

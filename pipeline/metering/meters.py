@@ -59,15 +59,18 @@ Meters = dict[str, Meter]
 def parse_meters(text: str) -> Meters:
     """Read a table of meters from TOML text, by name; raises InvalidMeters saying what to mend."""
     try:
-        rows: list[dict[str, Any]] = tomllib.loads(text)["meter"]
+        rows: Any = tomllib.loads(text)["meter"]
     except (tomllib.TOMLDecodeError, KeyError) as error:
         msg = f"not a table of meters ([[meter]] entries in TOML): {error}"
         raise InvalidMeters(msg) from error
-    expected = {field.name: field.type for field in fields(Meter)}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        msg = "not a table of meters ([[meter]] entries in TOML): meter is something else"
+        raise InvalidMeters(msg)
+    expected = {field.name: field.type if field.type in (int, bool) else str for field in fields(Meter)}
     meters: Meters = {}
     for row in rows:
         for name, value in row.items():
-            if name not in expected or (expected[name] is int) != (type(value) is int):
+            if type(value) is not expected.get(name):
                 msg = f"meter {row.get('name')!r}: no field {name} of this type; fields are {sorted(expected)}"
                 raise InvalidMeters(msg)
         try:

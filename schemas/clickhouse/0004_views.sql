@@ -8,10 +8,22 @@ SELECT name, measures, kind, with_number, unit, unit_size, increment
 FROM ${database}.meter_tables FINAL
 WHERE since = (SELECT max(since) FROM ${database}.meter_tables);
 
+-- Rooms that may have usage at or after `active_since`: one of their sessions was seen late enough, or was not yet an
+-- orphan as of the moment, or the room itself ended late enough. Whole rooms, never rows: a row left out could be the
+-- one that knows a session's end. `latest_at` is the partition's column, so older months are not read.
+CREATE OR REPLACE VIEW ${database}.active_rooms ${on_cluster} AS
+SELECT project, room FROM ${database}.session_facts
+WHERE ({project:String} = '' OR project = {project:String})
+    AND latest_at >= fromUnixTimestamp64Milli(greatest(0, least(
+        toUnixTimestamp64Milli({active_since:DateTime64(3, 'UTC')}),
+        toUnixTimestamp64Milli({as_of:DateTime64(3, 'UTC')}) - toInt64({orphan_after_ms:UInt64}))), 'UTC')
+UNION ALL
+SELECT project, room FROM ${database}.room_facts
+WHERE ({project:String} = '' OR project = {project:String})
+    AND arrayMax(ends) >= {active_since:DateTime64(3, 'UTC')};
+
 -- Every session with its start, end and flags as of a moment: pipeline/metering/timeline.py, in SQL (R3 to R9).
--- `active_since` leaves out what cannot have usage from then on; 0 keeps everything.
--- It chooses whole rooms, never rows: a row left out could be the one that knows a session's end. A room is chosen
--- when one of its sessions was seen late enough, or when the room itself ended late enough.
+-- `active_since` leaves out what cannot have usage from then on; 0 (1970-01-01) keeps everything.
 -- The ends of a room become rows, with 2200-01-01 always among them, so that ASOF finds the smallest end that is not
 -- before the start (R5) without carrying a reused room's many ends along with each of its sessions.
 CREATE OR REPLACE VIEW ${database}.session_timelines ${on_cluster} AS
@@ -51,19 +63,10 @@ FROM
             groupUniqArrayArray(sources) AS sources
         FROM ${database}.session_facts
         WHERE ({project:String} = '' OR project = {project:String})
-            AND (
-                {active_since:DateTime64(3, 'UTC')} <= toDateTime64(0, 3, 'UTC')
-                OR (project, room) IN (
-                    SELECT project, room FROM ${database}.session_facts
-                    WHERE ({project:String} = '' OR project = {project:String})
-                        AND latest_at >= fromUnixTimestamp64Milli(greatest(0, least(
-                            toUnixTimestamp64Milli({active_since:DateTime64(3, 'UTC')}),
-                            toUnixTimestamp64Milli({as_of:DateTime64(3, 'UTC')}) - toInt64({orphan_after_ms:UInt64})
-                        )), 'UTC')
-                    UNION ALL
-                    SELECT project, room FROM ${database}.room_facts
-                    WHERE ({project:String} = '' OR project = {project:String})
-                        AND arrayMax(ends) >= {active_since:DateTime64(3, 'UTC')}))
+            AND ({active_since:DateTime64(3, 'UTC')} <= toDateTime64(0, 3, 'UTC')
+                OR (project, room) IN (SELECT project, room FROM ${database}.active_rooms(
+                    as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
+                    active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})))
         GROUP BY project, room, session
     )
 ) AS sessions
@@ -73,7 +76,11 @@ ASOF LEFT JOIN
         project, room, max(started_at) AS room_started_at,
         arrayJoin(arrayPushBack(groupUniqArrayArray(ends), toDateTime64('2200-01-01 00:00:00', 3, 'UTC'))) AS end_at
     FROM ${database}.room_facts
-    WHERE {project:String} = '' OR project = {project:String}
+    WHERE ({project:String} = '' OR project = {project:String})
+        AND ({active_since:DateTime64(3, 'UTC')} <= toDateTime64(0, 3, 'UTC')
+            OR (project, room) IN (SELECT project, room FROM ${database}.active_rooms(
+                as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
+                active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})))
     GROUP BY project, room
 ) AS rooms
 ON sessions.project = rooms.project AND sessions.room = rooms.room AND sessions.started_at <= rooms.end_at;

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pipeline.metering.meters import Meter
 from pipeline.metering.units import MS_PER_HOUR, hour_of
 from pipeline.metering.usage import Usage, billed, feeds, increments_by_hour, metered_until_ms, usage
-from tests.metering.builders import METERS, Document, clock, connected, facts_of, parsed, timelines
+from tests.metering.builders import METERS, Document, clock, connected, disconnected, facts_of, parsed, timelines
 from tests.metering.strategies import logs, moments_ms, orphan_afters_ms, times_ms
-from tests.oracle import oracle, oracle_sessions
+from tests.oracle import METERS_OF_KIND, oracle, oracle_sessions
 
 _lengths_ms = st.integers(-3_600_000, 100 * 3_600_000)
 _increments_ms = st.sampled_from([1_000, 6_000, 60_000, 420_000, 3_600_000, 5_000_000])
@@ -114,3 +114,17 @@ def test_connected_time_feeds_no_other_meter(kind: str, meter: Meter) -> None:
     """R16: counters, discrete usage and rentals are not fed by connected time."""
     facts = facts_of([parsed(connected("14:00:00", kind=kind))])
     assert not any(feeds(session, meter) for _, _, session in facts.sessions())
+
+
+def test_a_busy_day_bills_what_the_oracle_bills() -> None:
+    """R1: 5 000 sessions, each decided by exactly two events, so that a fault in one event of a thousand shows."""
+    log: list[Document] = []
+    for number in range(5_000):
+        start_ms = clock("0:00:00") + number * 15_013
+        kind = sorted(METERS_OF_KIND)[number % len(METERS_OF_KIND)]
+        log.append(connected(start_ms, f"PA_{number}", room=f"RM_{number % 97}", kind=kind))
+        end_ms = start_ms + number * 104_729 % 5_400_000
+        log.append(disconnected(end_ms, f"PA_{number}", room=f"RM_{number % 97}"))
+    cells = usage(facts_of(map(parsed, log)), METERS, clock("30:00:00"))
+    assert cells == oracle(log, clock("30:00:00"))
+    assert sum(cell.sessions for cell in cells.values()) > 5_000
