@@ -27,6 +27,8 @@ _RECORDED: Final = "recorded"
 _PROJECTS: Final = ("acme", "globex", "initech")
 #: Columns of a terminal in which the tables are still a pleasure to read.
 _WIDTH: Final = 110
+#: Characters of the longest bar.
+_BAR: Final = 16
 
 
 async def run_demo(settings: Settings, sessions: int, seed: int, finished: "asyncio.Future[None] | None") -> None:
@@ -110,16 +112,20 @@ async def _feed(system: System, payloads: list[bytes], console: Console) -> None
 
 def _show_recorded(console: Console, rollups: Iterable[dict[str, Any]], meters: Meters) -> None:
     table = Table(title="The recorded calls, hour by hour", title_justify="left")
-    for column, justify in (("hour", "left"), ("meter", "left"), ("revision", "right"), ("quantity", "right")):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("hour (UTC)", no_wrap=True)
+    table.add_column("meter", no_wrap=True)
+    for column in ("revision", "sessions", "quantity"):
+        table.add_column(column, justify="right")
     table.add_column("what it means")
     for rollup in sorted(rollups, key=lambda doc: (doc["hour"], doc["meter"])):
         if rollup["project"] == _RECORDED:
-            noun = "session" if rollup["sessions"] == 1 else "sessions"
-            meaning = f"{meters[rollup['meter']].meaning}; {rollup['sessions']} {noun}, each rounded up"
-            quantity = f"{rollup['quantity']} {rollup['unit']}"
-            table.add_row(rollup["hour"][:16], rollup["meter"], str(rollup["revision"]), quantity, meaning)
+            numbers = (str(rollup[name]) for name in ("revision", "sessions", "quantity"))
+            table.add_row(_short(rollup["hour"]), rollup["meter"], *numbers, meters[rollup["meter"]].meaning)
     console.print(table)
+
+
+def _short(hour: str) -> str:
+    return f"{hour[5:10]} {hour[11:16]}"
 
 
 def _show_day(console: Console, rollups: Iterable[dict[str, Any]]) -> None:
@@ -134,11 +140,13 @@ def _show_day(console: Console, rollups: Iterable[dict[str, Any]]) -> None:
     table.add_column("hour (UTC)", no_wrap=True)
     for name in names:
         table.add_column(name.removesuffix("_minutes").replace("_", " "), justify="right")
-    table.add_column("together")
+    table.add_column("together", justify="right")
+    table.add_column("", no_wrap=True)
     for hour in sorted(hours)[-24:]:
         total = sum(hours[hour].values())
-        bar = "█" * max(1, int(24 * total / busiest))
-        table.add_row(hour[:16], *(f"{hours[hour][name]:,}" for name in names), f"[cyan]{bar}[/] {total:,}")
+        bar = "█" * max(1, int(_BAR * total / busiest))
+        numbers = (f"{hours[hour][name]:,}" for name in names)
+        table.add_row(_short(hour), *numbers, f"{total:,}", f"[cyan]{bar}[/]")
     console.print(table)
     console.print(
         "Each line is one hour. A minute is billed in the hour in which it begins; every session rounds up\n"

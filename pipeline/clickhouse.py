@@ -6,12 +6,13 @@ All SQL here is constant; every value is a bound parameter.
 """
 
 import fcntl
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 import pyarrow as pa
@@ -74,19 +75,30 @@ SELECT partition, max(next_offset), toUnixTimestamp64Milli(max(broker_time))
 FROM progress WHERE topic = {topic:String} GROUP BY partition
 """
 _OPEN_ROOMS: Final = """
+WITH open AS
+(
+    SELECT DISTINCT project, room
+    FROM session_timelines(
+        as_of = {never:DateTime64(3, 'UTC')}, orphan_after_ms = 0, active_since = '1970-01-01 00:00:00', project = '')
+    WHERE disconnected_at = {never:DateTime64(3, 'UTC')} AND room_ended_at = {never:DateTime64(3, 'UTC')}
+)
 SELECT project, room, sessions, ends_ms, room_started_at_ms
 FROM
 (
-    SELECT project, room, groupArray((
-        session, kind, number, agent, identity, region,
-        toUnixTimestamp64Milli(connected_at), toUnixTimestamp64Milli(begun_at),
-        toUnixTimestamp64Milli(disconnected_at), toUnixTimestamp64Milli(last_seen),
-        bytes_in, bytes_out, sources)) AS sessions
-    FROM session_timelines(as_of = {never:DateTime64(3, 'UTC')}, orphan_after_ms = 0,
-        active_since = '1970-01-01 00:00:00', project = '')
+    SELECT project, room, groupArray(facts) AS sessions
+    FROM
+    (
+        SELECT project, room, (
+            session, max(kind), max(number), max(agent), max(identity), max(region),
+            toUnixTimestamp64Milli(min(connected_at)), toUnixTimestamp64Milli(min(begun_at)),
+            toUnixTimestamp64Milli(min(disconnected_at)), toUnixTimestamp64Milli(max(last_seen)),
+            max(bytes_in), max(bytes_out), groupUniqArrayArray(sources)) AS facts
+        FROM session_facts
+        WHERE (project, room) IN (SELECT project, room FROM open)
+        GROUP BY project, room, session
+    )
     GROUP BY project, room
-    HAVING countIf(disconnected_at = {never:DateTime64(3, 'UTC')} AND room_ended_at = {never:DateTime64(3, 'UTC')}) > 0
-) AS open
+) AS found
 LEFT JOIN
 (
     SELECT
@@ -120,17 +132,16 @@ class Store:
     def open(cls, dsn: str, database: str = "roommeter", cluster: str = "") -> Self:
         """Connect, and create the database if it is missing.
 
-        `dsn` is `http(s)://user:password@host:port`, or `chdb:///directory` for the engine in this process:
-        three slashes and a directory below the current one, or four and an absolute path. The directory is
-        created. One process at a time can have it, which can open any number of stores on it.
+        `dsn` is `http(s)://user:password@host:port`, or for the engine in this process `chdb:///directory`, an
+        absolute path, or `chdb:directory` below the current one. The directory is created. One process at a
+        time can have it, which can open any number of stores on it.
         """
-        parts = urlsplit(dsn)
         with _translated():
             try:
                 target = migrations.Target(database, cluster)
             except migrations.InvalidSchema as error:
                 raise StoreError(str(error)) from error
-            client = _connect(parts, dsn)
+            client = _connect(dsn)
             found = client.query("SELECT 1 FROM system.databases WHERE name = {name:String}", {"name": database})
             if not found.result_rows:
                 client.command(migrations.create_database(target))
@@ -246,25 +257,34 @@ class Store:
             return self._client.query(sql, parameters).result_rows
 
 
-def _connect(parts: SplitResult, dsn: str) -> Client:
+def chdb_directory(dsn: str) -> Path | None:
+    """Return the directory of an embedded store's address, None for a server's; raises StoreError for neither."""
+    parts = urlsplit(dsn)
     if parts.scheme in ("http", "https"):
+        return None
+    directory = unquote(parts.path)
+    if parts.scheme != "chdb" or parts.netloc or directory.strip("/") == "":
+        raise StoreError("the store is chdb:///directory, or http(s)://user:password@host:port")
+    # As in clickhouse-connect, three slashes are an absolute path; four are forgiven.
+    return Path(re.sub("^/+", "/", directory)).resolve()
+
+
+def _connect(dsn: str) -> Client:
+    path = chdb_directory(dsn)
+    if path is None:
         # No server session: calls of several threads would be refused.
         return clickhouse_connect.get_client(dsn=dsn, connect_timeout=10, autogenerate_session_id=False)
-    directory = unquote(parts.path.removeprefix("/"))
-    if parts.scheme != "chdb" or parts.netloc or not directory:
-        raise StoreError("the store is chdb:///directory, or http(s)://user:password@host:port")
     if Path("config.xml").exists():
         raise StoreError(
             "the embedded engine would obey ./config.xml, whoever put it here: start from another directory"
         )
-    path = Path(directory).resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot create the store's directory: {error}") from error
     try:
         return clickhouse_connect.get_client(
-            interface="chdb", path=str(path), chdb_options=dict(parse_qsl(parts.query))
+            interface="chdb", path=str(path), chdb_options=dict(parse_qsl(urlsplit(dsn).query))
         )
     except Error as error:
         if "already initialized with path" in str(error):

@@ -17,7 +17,7 @@ from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.http import Readiness, make_app, serve
-from pipeline.kafka import KafkaAway, Producer, create_topics
+from pipeline.kafka import KafkaAway, Producer, create_topics, end_offsets
 from pipeline.metering.meters import Meters, parse_meters
 from pipeline.metrics import Metrics
 from pipeline.resources import schemas
@@ -27,8 +27,6 @@ from pipeline.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-#: The embedded broker rewrites all it holds as one file: beyond this it slows down, and we say so.
-BROKER_LIMIT_BYTES: Final = 250_000_000
 #: Between attempts to reach what is not there yet.
 RETRY_SECONDS: Final = 1.0
 
@@ -51,6 +49,7 @@ class System:
     settings: Settings
     meters: Meters
     store: Store
+    writer: Store
     producer: Producer
     metrics: Metrics
     readiness: Readiness
@@ -69,17 +68,16 @@ async def connected(settings: Settings, *conditions: str) -> AsyncIterator[Syste
     meters = load_meters(settings)
     async with AsyncExitStack() as stack:
         directory = chdb_directory(settings.store)
-        endpoint = None if directory is None else Endpoint(directory)
-        if endpoint is not None:
-            store = await asyncio.to_thread(Store.open, settings.store, settings.database)
-            stack.callback(store.close)
-        app = make_app(readiness, metrics, endpoint)
+        app = make_app(readiness, metrics, None if directory is None else Endpoint(directory))
         port = await stack.enter_async_context(serve(app, settings.http_host, settings.http_port))
-        if endpoint is None:
-            store = await _patiently(lambda: asyncio.to_thread(_open_server, settings), readiness, "clickhouse")
-            stack.callback(store.close)
+        # Two, because a store answers one call after the other: a long query must not hold up the worker.
+        store, writer = [
+            await _patiently(lambda: asyncio.to_thread(_open, settings), readiness, "clickhouse") for _ in range(2)
+        ]
+        stack.callback(store.close)
+        stack.callback(writer.close)
         await _patiently(lambda: asyncio.to_thread(store.migrate, meters), readiness, "clickhouse")
-        await _patiently(lambda: create_topics(settings.kafka, topics(settings).all()), readiness, "broker")
+        settings = await _patiently(lambda: _declare(settings), readiness, "broker")
         producer = await stack.enter_async_context(
             Producer(
                 settings.kafka,
@@ -87,11 +85,24 @@ async def connected(settings: Settings, *conditions: str) -> AsyncIterator[Syste
                 on_ok=lambda: readiness.set("broker"),
             ),
         )
-        yield System(settings, meters, store, producer, metrics, readiness, port)
+        yield System(settings, meters, store, writer, producer, metrics, readiness, port)
 
 
-def _open_server(settings: Settings) -> Store:
+def _open(settings: Settings) -> Store:
     return Store.open(settings.store, settings.database, settings.cluster)
+
+
+async def _declare(settings: Settings) -> Settings:
+    """Create the topics that are missing; return the settings with the partitions that lifecycle really has.
+
+    The changelog of the worker's table must have as many, or Faust would not assign them together.
+    """
+    lifecycle = topics(settings).lifecycle
+    await create_topics(settings.kafka, [lifecycle])
+    partitions = len(await end_offsets(settings.kafka, lifecycle.name))
+    actual = settings.model_copy(update={"partitions": partitions})
+    await create_topics(settings.kafka, topics(actual).all())
+    return actual
 
 
 _T = TypeVar("_T")
@@ -113,7 +124,7 @@ async def _patiently(call: Callable[[], Awaitable[_T]], readiness: Readiness, co
 @asynccontextmanager
 async def working(system: System) -> AsyncIterator[Worker]:
     """Run a worker; on leaving it finishes and commits the batch in hand."""
-    worker = Worker(system.settings, system.meters, system.store, system.producer, system.metrics, system.readiness)
+    worker = Worker(system.settings, system.meters, system.writer, system.producer, system.metrics, system.readiness)
     await worker.start()
     try:
         yield worker
@@ -146,7 +157,7 @@ async def broker(settings: Settings) -> AsyncIterator[Settings]:
     embedded = EmbeddedBroker(settings.data_dir / "broker", settings.broker_port)
     await embedded.start()
     try:
-        if embedded.size_bytes() > BROKER_LIMIT_BYTES:
+        if embedded.size_bytes() > embedded.LIMIT_BYTES:
             logger.warning(
                 "The embedded broker holds %d MB and gets slow. It is for trying out: see README, 'At scale'.",
                 embedded.size_bytes() // 1_000_000,

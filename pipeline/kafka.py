@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.partitioner import DefaultPartitioner
 
 from pipeline.topics import Topic
 
@@ -84,6 +85,12 @@ class Ack(NamedTuple):
 
     partition: int
     offset: int
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key in a topic with so many: murmur2, as Kafka's own client."""
+    partition: int = DefaultPartitioner()(key, range(partitions), range(partitions))
+    return partition
 
 
 async def create_topics(bootstrap: str, topics: Iterable[Topic]) -> list[str]:
@@ -442,8 +449,10 @@ async def _abandon(client: Any) -> None:
     """Stop a client without waiting for brokers: what it still holds is sent by the next one, or given up."""
     # Its own stop() waits for acknowledgements without end; it has no public way to drop them.
     client._message_accumulator.fail_all(kafka_errors.KafkaError("abandoned"))  # noqa: SLF001
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(client.stop(), _CLOSE_TIMEOUT_S)
+    # stop() can fail half way, over a batch that failed like this: then its connections are still to be closed.
+    for stop in (client.stop, client.client.close):
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(stop(), _CLOSE_TIMEOUT_S)
 
 
 async def _partitions(bootstrap: str, topic: str) -> list[TopicPartition]:

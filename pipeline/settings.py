@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     partitions: Annotated[PositiveInt, Field(description="partitions of the lifecycle topic, when we create it")] = 8
     replication_factor: Annotated[PositiveInt, Field(description="replicas of each topic, when we create it")] = 1
     store: Annotated[str, Field(description="ClickHouse: chdb:///directory, or http(s)://user:password@host:port")] = (
-        "chdb:///data/clickhouse"
+        "chdb:data/clickhouse"
     )
     database: Annotated[str, Field(description="ClickHouse database", pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$")] = (
         "roommeter"

@@ -34,7 +34,7 @@ def store_dsn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """Each kind of store in turn."""
     address = os.environ.get("ROOMMETER_TEST_CLICKHOUSE")
     if request.param == "chdb":
-        yield f"chdb:///{tmp_path_factory.mktemp('clickhouse')}"
+        yield f"chdb://{tmp_path_factory.mktemp('clickhouse')}"
     elif address:
         yield address
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clickhouse import Store, StoreError, StoreUnavailable
+from pipeline.clickhouse import Store, StoreError, StoreUnavailable, chdb_directory
 from pipeline.metering.events import Event, EventType
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup
@@ -274,6 +274,17 @@ def test_an_address_of_no_store_says_what_one_is(dsn: str) -> None:
         Store.open(dsn)
 
 
+def test_slashes_begin_an_absolute_path_and_none_a_relative_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clickhouse-connect reads it. The default, chdb:data/clickhouse, needs no right to write at the root."""
+    monkeypatch.chdir(tmp_path)
+    assert chdb_directory("chdb:data/x") == tmp_path / "data" / "x"
+    assert chdb_directory(f"chdb://{tmp_path}/y") == tmp_path / "y"
+    assert chdb_directory(f"chdb:///{tmp_path}/y") == tmp_path / "y"
+    assert chdb_directory("https://user:password@127.0.0.1:8443") is None
+
+
 def test_a_second_process_is_told_who_to_ask(store: Store, store_dsn: str, tmp_path: Path) -> None:
     """One process has the embedded engine's directory; another one cannot open it."""
     if not store_dsn.startswith("chdb:"):
@@ -292,7 +303,7 @@ def test_a_config_file_in_the_current_directory_is_refused(tmp_path: Path, monke
     (tmp_path / "config.xml").write_text("<clickhouse/>")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StoreError, match=r"config\.xml"):
-        Store.open("chdb:///data")
+        Store.open("chdb:data")
 
 
 def test_a_name_of_a_database_that_is_no_word_is_refused(store_dsn: str) -> None:

@@ -1,0 +1,98 @@
+"""Real processes for end-to-end tests: `roommeter worker` and others, as an operator starts them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.broker import free_port
+from pipeline.settings import Settings
+
+#: Longer than anything here takes, so that a hang is a failure and not a wait.
+PATIENCE_SECONDS = 90.0
+
+
+class Process:
+    """One `roommeter` command with an HTTP surface, that can be killed and started again on the same port."""
+
+    def __init__(self, command: str, settings: Settings, log: Path) -> None:
+        """Prepare; `settings` become its environment, its HTTP port is fixed here."""
+        self.settings = settings.model_copy(update={"http_port": free_port()})
+        self._command = command
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it answers health, metrics and queries."""
+        return f"http://{self.settings.http_host}:{self.settings.http_port}"
+
+    def start(self) -> None:
+        """Start it, without waiting for anything."""
+        changed = self.settings.model_dump(mode="json", exclude_defaults=True)
+        environment = {f"ROOMMETER_{name.upper()}": str(value) for name, value in changed.items()}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline", self._command],
+                env=os.environ | environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """Make sure that it is gone, whatever a test did."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def is_ready(self) -> bool:
+        """Ask /readyz; raises RuntimeError with the log when the process has ended."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(
+                f"{self._command} ended with {self._process.returncode}:\n{self._log.read_text()[-4000:]}"
+            )
+        return self.get("/readyz") is not None
+
+    def get(self, path: str) -> str | None:
+        """Return the body of an answer 200, None for anything else."""
+        try:
+            with urllib.request.urlopen(self.address + path, timeout=10) as answer:  # noqa: S310 - our own address
+                body: bytes = answer.read()
+                return body.decode()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric, as Prometheus would read it; 0 where it has none."""
+        lines = (self.get("/metrics") or "").splitlines()
+        return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)), 0.0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Ask again and again until a condition holds; a process outside gives no other sign."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
