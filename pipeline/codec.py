@@ -100,56 +100,49 @@ def decode_decision(payload: bytes) -> Rollup:
 _SEPARATOR: Final = "\0"  # no identifier contains it: events refuse what is not printable
 
 
-def room_key(project: str, room: str) -> bytes:
-    """Return the changelog's key of a room."""
-    return f"{project}{_SEPARATOR}{room}".encode()
+def changelog_key(*names: str) -> bytes:
+    """Return the changelog's key: (project, room), (project, room, session), or ('', source) for a server."""
+    return _SEPARATOR.join(names).encode()
 
 
-def server_key(source: str) -> bytes:
-    """Return the changelog's key of a server: that of a room without a project."""
-    return f"{_SEPARATOR}{source}".encode()
-
-
-def split_key(key: bytes) -> tuple[str, str]:
-    """Return (project, room), or ('', source) for a server."""
-    project, _, name = key.decode().partition(_SEPARATOR)
-    return project, name
+def split_key(key: bytes) -> tuple[str, ...]:
+    """Return the names that `changelog_key` joined."""
+    return tuple(key.decode().split(_SEPARATOR))
 
 
 def encode_room(room: Room) -> bytes:
-    """Write a room's facts for the changelog, compactly: lists in the order of the fields."""
-    return orjson.dumps(
-        (
-            list(room.ends_ms),
-            room.started_at_ms,
-            [
-                (
-                    name,
-                    session.kind,
-                    session.number,
-                    session.agent,
-                    session.identity,
-                    session.region,
-                    session.connected_at_ms,
-                    session.begun_at_ms,
-                    session.disconnected_at_ms,
-                    session.last_seen_ms,
-                    session.bytes_in,
-                    session.bytes_out,
-                    list(session.sources),
-                )
-                for name, session in room.sessions.items()
-            ],
-        ),
-    )
+    """Write a room's own facts for the changelog; its sessions have entries of their own."""
+    return orjson.dumps((list(room.ends_ms), room.started_at_ms))
 
 
 def decode_room(payload: bytes) -> Room:
     """Read what `encode_room` wrote."""
-    ends_ms, started_at_ms, sessions = orjson.loads(payload)
-    return Room(frozenset(ends_ms), started_at_ms, {name: _session(fields) for name, *fields in sessions})
+    ends_ms, started_at_ms = orjson.loads(payload)
+    return Room(frozenset(ends_ms), started_at_ms)
 
 
-def _session(fields: list[Any]) -> Session:
+def encode_session(session: Session) -> bytes:
+    """Write a session's facts for the changelog, compactly: a list in the order of its fields."""
+    return orjson.dumps(
+        (
+            session.kind,
+            session.number,
+            session.agent,
+            session.identity,
+            session.region,
+            session.connected_at_ms,
+            session.begun_at_ms,
+            session.disconnected_at_ms,
+            session.last_seen_ms,
+            session.bytes_in,
+            session.bytes_out,
+            list(session.sources),
+        ),
+    )
+
+
+def decode_session(payload: bytes) -> Session:
+    """Read what `encode_session` wrote."""
+    fields: list[Any] = orjson.loads(payload)
     fields[-1] = shared_set(frozenset(fields[-1]))
     return Session(*fields)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from pipeline import codec
-from pipeline.metering.events import Event, EventType, InvalidEvent, check_window
+from pipeline.metering.events import Event, InvalidEvent, check_window
 from pipeline.metering.meters import Meters
 from pipeline.metering.session import Facts, Room, RoomKey, Session
 from pipeline.metering.timeline import is_live
@@ -57,7 +57,7 @@ class DeadLetter(NamedTuple):
 
 
 class ChangelogEntry(NamedTuple):
-    """A changed room or server for the table's changelog; no value forgets it."""
+    """A changed session, room or server for the table's changelog; no value forgets it."""
 
     partition: int
     key: bytes
@@ -86,14 +86,6 @@ class Changes:
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Partition:
-    """The facts of one partition, and when each room was last touched, in broker time (ms)."""
-
-    facts: Facts = field(default_factory=Facts)
-    touched_at_ms: dict[RoomKey, int] = field(default_factory=dict)
-
-
 class Tracker:
     """The facts of the partitions that this worker owns, and how records change them."""
 
@@ -101,32 +93,18 @@ class Tracker:
         """Start with no partition; the first record or recovered entry of one makes it."""
         self._meters = meters
         self._policy = policy
-        self.partitions: dict[int, Partition] = {}
+        self.partitions: dict[int, Facts] = {}
 
     def apply(self, records: Iterable[Record]) -> Changes:
         """Join records, of any partitions, in their order; never raises for what a record contains."""
         changes = Changes()
-        touched: dict[tuple[int, RoomKey], set[str]] = {}
-        servers: dict[tuple[int, str], None] = {}
+        touched: dict[tuple[int, str, str, str], None] = {}
         for record in records:
             event = self._decode(record, changes)
-            if event is None:
-                continue
-            partition = self._partition(record.partition)
-            room = partition.facts.observe(event)
-            if room is not None:
-                partition.touched_at_ms[room] = record.timestamp
-                sessions = touched.get((record.partition, room))
-                if sessions is None:
-                    sessions = touched[record.partition, room] = set()
-                sessions.add(event.session)
-            elif event.type is EventType.SERVER_RESTARTED:
-                servers[record.partition, event.source] = None
-        self._collect(changes, touched)
-        for number, source in servers:
-            restarted_at_ms = self.partitions[number].facts.restarts_ms[source]
-            changes.restarts.append((source, restarted_at_ms))
-            changes.changelog.append(ChangelogEntry(number, codec.server_key(source), b"%d" % restarted_at_ms))
+            if event is not None and self._facts(record.partition).observe(event):
+                touched[record.partition, event.project or event.source, event.room, event.session] = None
+        for number, name, room_name, session_name in touched:
+            self._collect(changes, number, name, room_name, session_name)
         return changes
 
     def _decode(self, record: Record, changes: Changes) -> Event | None:
@@ -150,49 +128,51 @@ class Tracker:
         )
         return event
 
-    def _partition(self, number: int) -> Partition:
-        partition = self.partitions.get(number)
-        if partition is None:
-            partition = self.partitions[number] = Partition()
-        return partition
+    def _facts(self, number: int) -> Facts:
+        facts = self.partitions.get(number)
+        if facts is None:
+            facts = self.partitions[number] = Facts()
+        return facts
 
-    def _collect(self, changes: Changes, touched: dict[tuple[int, RoomKey], set[str]]) -> None:
-        """Add the rows and the changelog entries of the touched rooms."""
-        for (number, key), names in touched.items():
-            room = self.partitions[number].facts.rooms[key]
-            project, room_name = key
-            for name in names:
-                if name:
-                    changes.sessions.append((project, room_name, name, room.sessions[name]))
-                else:
-                    changes.rooms.append((project, room_name, room))
-            changes.changelog.append(
-                ChangelogEntry(number, codec.room_key(project, room_name), codec.encode_room(room))
-            )
+    def _collect(self, changes: Changes, number: int, name: str, room_name: str, session_name: str) -> None:
+        """Add the row and the changelog entry of what was touched: a session, a room, or a server by its source."""
+        facts = self.partitions[number]
+        if session_name:
+            session = facts.rooms[name, room_name].sessions[session_name]
+            changes.sessions.append((name, room_name, session_name, session))
+            key, value = codec.changelog_key(name, room_name, session_name), codec.encode_session(session)
+        elif room_name:
+            room = facts.rooms[name, room_name]
+            changes.rooms.append((name, room_name, room))
+            key, value = codec.changelog_key(name, room_name), codec.encode_room(room)
+        else:
+            restarted_at_ms = facts.restarts_ms[name]
+            changes.restarts.append((name, restarted_at_ms))
+            key, value = codec.changelog_key("", name), b"%d" % restarted_at_ms
+        changes.changelog.append(ChangelogEntry(number, key, value))
 
     def recover(self, number: int, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Join changelog entries of a partition; an entry without a value forgets its room."""
-        partition = self._partition(number)
+        """Join changelog entries of a partition; an entry without a value forgets what it names."""
+        facts = self._facts(number)
         for key, value in entries:
-            project, name = codec.split_key(key)
-            if value is None:
-                partition.facts.rooms.pop((project, name), None)
-                partition.touched_at_ms.pop((project, name), None)
-            elif project:
-                self.join(number, (project, name), codec.decode_room(value))
-            else:
-                partition.facts.join(Facts(restarts_ms={name: int(value)}))
+            match codec.split_key(key):
+                case (project, room_name, session_name):
+                    room = facts.rooms.setdefault((project, room_name), Room())
+                    if value is None:
+                        room.sessions.pop(session_name, None)
+                    else:
+                        room.sessions[session_name] = codec.decode_session(value)
+                case ("", source):
+                    facts.join(Facts(restarts_ms={source: int(value or 0)}))
+                case (project, room_name):
+                    if value is None:
+                        facts.rooms.pop((project, room_name), None)
+                    else:
+                        facts.rooms.setdefault((project, room_name), Room()).join(codec.decode_room(value))
 
     def join(self, number: int, key: RoomKey, room: Room) -> None:
-        """Join what is known of a room from the changelog or the store; its last event counts as its last touch."""
-        partition = self._partition(number)
-        known = partition.facts.rooms.get(key)
-        if known is None:
-            known = partition.facts.rooms[key] = room
-        else:
-            known.join(room)
-        seen_ms = (session.last_seen_ms for session in known.sessions.values())
-        partition.touched_at_ms[key] = max((known.started_at_ms, *known.ends_ms, *seen_ms))
+        """Join a room read back from the store: what a worker does whose changelog is gone."""
+        self._facts(number).join(Facts(rooms={key: room}))
 
     def keep_only(self, numbers: AbstractSet[int]) -> None:
         """Forget the partitions that another worker owns now."""
@@ -202,24 +182,32 @@ class Tracker:
     def evict(self, now_ms: int) -> list[ChangelogEntry]:
         """Forget rooms that ended and rest; the store keeps their facts, so a late event still bills right.
 
-        A room with a live session stays until its last event is older than the correction window.
+        A room with a live session stays until it was last seen before the correction window.
         """
         entries = []
-        for number, partition in self.partitions.items():
-            for key, touched_at_ms in list(partition.touched_at_ms.items()):
-                if touched_at_ms <= now_ms - self._policy.evict_after_ms and self._may_go(
-                    partition.facts.rooms[key], touched_at_ms, now_ms
-                ):
-                    del partition.facts.rooms[key], partition.touched_at_ms[key]
-                    entries.append(ChangelogEntry(number, codec.room_key(*key), None))
+        for number, facts in self.partitions.items():
+            for (project, name), room in list(facts.rooms.items()):
+                if self._may_go(room, now_ms):
+                    del facts.rooms[project, name]
+                    keys = [codec.changelog_key(project, name, session) for session in room.sessions]
+                    # The room last: what comes before its entry in the log is forgotten with it.
+                    keys.append(codec.changelog_key(project, name))
+                    entries += [ChangelogEntry(number, key, None) for key in keys]
         return entries
 
-    def _may_go(self, room: Room, touched_at_ms: int, now_ms: int) -> bool:
+    def _may_go(self, room: Room, now_ms: int) -> bool:
+        seen_ms = max(
+            room.started_at_ms,
+            max(room.ends_ms, default=0),
+            max((session.last_seen_ms for session in room.sessions.values()), default=0),
+        )
         window_ms = self._policy.correction_window_ms
-        expired = window_ms is not None and touched_at_ms <= now_ms - window_ms
-        return expired or not any(is_live(session, room) for session in room.sessions.values())
+        if window_ms is not None and seen_ms <= now_ms - window_ms:
+            return True
+        is_resting = seen_ms <= now_ms - self._policy.evict_after_ms
+        return is_resting and not any(is_live(session, room) for session in room.sessions.values())
 
     def count(self) -> tuple[int, int]:
         """Return how many rooms are in memory, and how many of their sessions are live."""
-        rooms = [room for partition in self.partitions.values() for room in partition.facts.rooms.values()]
+        rooms = [room for facts in self.partitions.values() for room in facts.rooms.values()]
         return len(rooms), sum(is_live(session, room) for room in rooms for session in room.sessions.values())

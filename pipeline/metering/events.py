@@ -1,6 +1,6 @@
 """Canonical events: what a producer reports, and every reason to refuse it (R21)."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from enum import StrEnum
 from sys import intern
 from typing import Any, Final, NamedTuple
@@ -12,6 +12,10 @@ from pipeline.metering.units import parse_time
 MAX_NAME_LENGTH: Final = 256
 #: The largest counter or quantity: what a signed 64-bit column holds.
 MAX_QUANTITY: Final = 2**63 - 1
+
+
+_Check = Callable[[str, Any], Any]
+"""What checks a field: takes its name and value, returns what an event keeps, raises InvalidEvent."""
 
 
 class EventType(StrEnum):
@@ -110,13 +114,13 @@ _OPTIONAL: Final[dict[EventType, tuple[str, ...]]] = {
     EventType.JOB_ENDED: ("agent", "identity"),
     EventType.USAGE_RECORDED: ("room", "session"),
 }
-_KNOWN: Final = {member: frozenset(_REQUIRED[member] + _OPTIONAL.get(member, ())) for member in EventType}
 _TYPES: Final = {str(member): member for member in EventType}
-_TEXTS: Final = frozenset(
-    ("project", "room", "session", "kind", "number", "agent", "identity", "region", "meter", "job")
-)
-_TIMES: Final = {"connected_at": "connected_at_ms", "started_at": "started_at_ms"}
-_COUNTS: Final = frozenset(("bytes_in", "bytes_out", "quantity"))
+# Bound once: reading a member from its class costs 100 ns, several times per event.
+_ROOM_STARTED: Final = EventType.ROOM_STARTED
+_ROOM_ENDED: Final = EventType.ROOM_ENDED
+_CONNECTED: Final = EventType.SESSION_CONNECTED
+_DISCONNECTED: Final = EventType.SESSION_DISCONNECTED
+_SAMPLED: Final = EventType.SESSION_SAMPLED
 
 
 def parse_event(document: object, meters: Container[str]) -> Event | None:
@@ -126,21 +130,85 @@ def parse_event(document: object, meters: Container[str]) -> Event | None:
     """
     if not isinstance(document, dict):
         raise InvalidEvent(Reason.NOT_AN_OBJECT, f"a JSON object is expected, not {type(document).__name__}")
+    return quick_event(document) or careful_event(document, meters)
+
+
+def quick_event(document: dict[str, Any]) -> Event | None:
+    """Return what `careful_event` would for a plain event of a room or session, in half the time; else None.
+
+    Nearly all events are plain. One check of all texts joined takes the place of one for each (joining
+    refuses what is no text); whatever is unusual, right or wrong, is left to the careful way.
+    """
+    try:
+        event_type = _TYPES[document["type"]]
+        data = document["data"]
+        get = data.get
+        name, source, project, room = document["id"], document["source"], data["project"], data["room"]
+        session = kind = number = agent = identity = region = ""
+        connected_at = started_at = bytes_in = bytes_out = None
+        if event_type is _CONNECTED or event_type is _DISCONNECTED:
+            session, kind, number = data["session"], get("kind", ""), get("number", "")
+            agent, identity, region = get("agent", ""), get("identity", ""), get("region", "")
+            if event_type is _DISCONNECTED:
+                connected_at, bytes_in, bytes_out = get("connected_at"), get("bytes_in"), get("bytes_out")
+        elif event_type is _SAMPLED:
+            session, kind, bytes_in, bytes_out = data["session"], get("kind", ""), get("bytes_in"), get("bytes_out")
+        elif event_type is _ROOM_STARTED:
+            region, started_at = get("region", ""), get("started_at")
+        elif event_type is not _ROOM_ENDED:
+            return None
+        parts = (name, source, project, room, session, kind, number, agent, identity, region)
+        texts = "".join(parts)
+        if not (
+            document["specversion"] == "1.0"
+            and len(texts) <= MAX_NAME_LENGTH
+            and texts.isprintable()
+            and (name and source and project and room)
+            and (session or event_type is _ROOM_STARTED or event_type is _ROOM_ENDED)
+            and (kind in KINDS or (kind == "" and event_type is not _CONNECTED))
+            and (bytes_in is None or (type(bytes_in) is int and 0 <= bytes_in <= MAX_QUANTITY))
+            and (bytes_out is None or (type(bytes_out) is int and 0 <= bytes_out <= MAX_QUANTITY))
+        ):
+            return None
+        return Event(
+            event_type,
+            name,
+            intern(source),
+            parse_time(document["time"]),
+            intern(project),  # few projects, many events: one object for each keeps open sessions small
+            room,
+            session,
+            kind,
+            number,
+            agent,
+            identity,
+            region,
+            None if connected_at is None else parse_time(connected_at),
+            None if started_at is None else parse_time(started_at),
+            bytes_in,
+            bytes_out,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def careful_event(document: dict[str, Any], meters: Container[str]) -> Event | None:
+    """Check field by field: what is right, and what exactly is wrong."""
     if document.get("specversion") != "1.0":
         raise InvalidEvent(Reason.UNKNOWN_VERSION, "specversion has to be '1.0' (CloudEvents)")
     event_type = _event_type(_required(document, "type"))
     if event_type is None:
         return None
-    values = _values(document.get("data"), _KNOWN[event_type])
+    values = _values(document.get("data"), _FIELDS[event_type])
     for name in _REQUIRED[event_type]:
         if name not in values:
             raise InvalidEvent(Reason.MISSING_FIELD, f"data.{name} is required for {event_type}")
-    values.pop("job", None)
     if values.get("kind", "agent") not in KINDS:
         raise InvalidEvent(Reason.UNKNOWN_KIND, f"data.kind is one of {sorted(KINDS)}")
     if event_type is EventType.USAGE_RECORDED and values["meter"] not in meters:
         raise InvalidEvent(Reason.UNKNOWN_METER, "data.meter is not in the table of meters")
-    time_ms = _time("time", _required(document, "time"))
+    time_ms = _time("time", document.get("time"))
+    values.pop("job", None)
     return Event(event_type, _required(document, "id"), intern(_required(document, "source")), time_ms, **values)
 
 
@@ -154,23 +222,20 @@ def _event_type(name: str) -> EventType | None:
     return event_type
 
 
-def _values(data: object, known: frozenset[str]) -> dict[str, Any]:
-    """Return the fields of `data` that an event of this type keeps, each checked. One loop: this is the hot path."""
+def _values(data: object, fields: dict[str, _Check]) -> dict[str, Any]:
+    """Return the fields of `data` that an event of this type keeps, each checked."""
     if not isinstance(data, dict):
         if data is None:
             return {}
         raise InvalidEvent(Reason.WRONG_FIELD, "data has to be an object")
     values: dict[str, Any] = {}
+    name: str  # the keys of a JSON object
     for name, value in data.items():
-        if name not in known or value is None or value == "":
+        check = fields.get(name)
+        if check is None or value is None or value == "":
             continue
-        if name in _TEXTS:
-            values[name] = _text(name, value)
-        elif name in _TIMES:
-            values[_TIMES[name]] = _time(name, _text(name, value))
-        elif name in _COUNTS:
-            values[name] = _count(name, value)
-    # Few projects and kinds, many events: one string object for each keeps open sessions small.
+        values[_RENAMED.get(name, name)] = check(name, value)
+    # Few projects, many events: one string object for each keeps open sessions small.
     if "project" in values:
         values["project"] = intern(values["project"])
     return values
@@ -212,8 +277,24 @@ def _count(name: str, value: object) -> int:
     return value
 
 
-def _time(name: str, text: str) -> int:
+def _time(name: str, value: object) -> int:
+    if value is None or value == "":
+        raise InvalidEvent(Reason.MISSING_FIELD, f"{name} is required")
+    if type(value) is not str:
+        raise InvalidEvent(Reason.WRONG_FIELD, f"{name} has to be a text in RFC 3339")
     try:
-        return parse_time(text)
+        return parse_time(value)
     except ValueError as error:
         raise InvalidEvent(Reason.IMPOSSIBLE_TIME, f"{name}: {error}") from error
+
+
+#: How each field of a type is checked; _text is by far the most frequent.
+_RENAMED: Final = {"connected_at": "connected_at_ms", "started_at": "started_at_ms"}
+_CHECKS: Final[dict[str, _Check]] = {
+    **dict.fromkeys(_RENAMED, _time),
+    **dict.fromkeys(("bytes_in", "bytes_out", "quantity"), _count),
+}
+_FIELDS: Final = {
+    member: {name: _CHECKS.get(name, _text) for name in _REQUIRED[member] + _OPTIONAL.get(member, ())}
+    for member in EventType
+}

@@ -165,13 +165,14 @@ def test_joined_facts_do_not_share_what_they_join(log: list[Document], more: Doc
 
 
 @given(logs, documents)
-def test_observing_tells_which_room_it_touched(log: list[Document], more: Document) -> None:
+def test_observing_changes_nothing_but_the_room_of_the_event(log: list[Document], more: Document) -> None:
     """R10: every other room stays as it is, so only the touched one has to be written."""
     facts = facts_of(map(parsed, log))
     before = deepcopy(facts)
-    touched = facts.observe(parsed(more))
-    rest = {key: room for key, room in facts.rooms.items() if key != touched}
-    assert rest == {key: room for key, room in before.rooms.items() if key != touched}
+    event = parsed(more)
+    assert facts.observe(event) == event.type.startswith(("room.", "session.", "server."))
+    rest = {key: room for key, room in facts.rooms.items() if key != (event.project, event.room)}
+    assert rest == {key: room for key, room in before.rooms.items() if key != (event.project, event.room)}
 
 
 @pytest.mark.parametrize("event_type", ["job.dispatched", "job.ended", "number.acquired", "usage.recorded"])
