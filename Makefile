@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench format lock clean
+.PHONY: help setup run test lint check bench format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,11 +24,12 @@ run: setup ## start everything, feed it recorded and simulated calls, show the r
 test: setup ## all tests (which broker and store they run on is printed first)
 	$(BIN)/pytest
 
-check: setup ## what has to hold before a commit: lint, format, types, tests
+lint: setup ## lint, format, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+
+check: lint test ## what has to hold before a commit
 
 bench: setup ## CPU per event, as ratios to a bare loop on this machine
 	$(BIN)/python -m tests.bench

@@ -60,7 +60,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Poll until stopped: changelog records into the table, all others into the channel."""
         app = cast("App", self.app)
         while not (self.should_stop or fetcher.should_stop):
-            polled, active = await self._wait_next_records(timeout=1.0)
+            try:
+                polled, active = await self._wait_next_records(timeout=1.0)
+            except self.consumer_stopped_errors:
+                if app.should_stop:
+                    return
+                raise
             for tp, records in (polled or {}).items():
                 if not self.flow_active:
                     break  # a rebalance began: these are fetched again from the committed offset
