@@ -1,5 +1,6 @@
 """The command line: `roommeter`, also `python -m pipeline`."""
 
+import logging
 from importlib.metadata import version
 
 import click
@@ -25,6 +26,8 @@ def main() -> None:
 
     Every setting can be given as ROOMMETER_<NAME> in the environment; see the README.
     """
+    # Its errors reach the user once, as ours; commands that log add a handler.
+    logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 
 for command in (up, worker, emitter, migrate, produce, replay, simulate, usage, sessions, rollups, demo):

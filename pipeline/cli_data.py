@@ -83,7 +83,7 @@ def produce(files: tuple[Path, ...], file_format: str, project: str, shift_to_ms
 
 
 async def _send(settings: "Settings", payloads: Iterable[bytes], step: Any) -> None:
-    from pipeline.kafka import Producer
+    from pipeline.producer import Producer
     from pipeline.publish import publish
     from pipeline.topics import topics
 
@@ -193,9 +193,11 @@ def simulate(
     played = play(Scenario(start_ms=start_ms, end_ms=until_ms, projects=names, **rates))
     sent = [event for event in played.events if event[0] <= until_ms]  # the rest is still to happen
     if truth is not None:
+        # What is still to be sent cannot be told from what was.
+        unsent = [document["data"] for sent_at_ms, document in played.events if sent_at_ms > until_ms]
+        unsent_rooms = {(data["project"], data["room"]) for data in unsent if data}
         for session in played.truth:
-            # What is still to happen cannot be told from what was sent.
-            is_exact = session.is_exact and session.ended_at_ms <= until_ms
+            is_exact = session.is_exact and (session.project, session.room) not in unsent_rooms
             truth.write(orjson.dumps(session._asdict() | {"is_exact": is_exact}) + b"\n")
     if to_kafka:
         asyncio.run(_send_paced(settings_with(), sent, speed))
@@ -207,7 +209,7 @@ async def _send_paced(settings: "Settings", events: list[tuple[int, dict[str, An
     """Send simulated events at `speed` times real time."""
     import orjson
 
-    from pipeline.kafka import Producer
+    from pipeline.producer import Producer
     from pipeline.publish import publish
     from pipeline.topics import topics
 

@@ -1,12 +1,12 @@
 """What the commands share: times, examples, the store option, errors that a user can mend."""
 
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Final, ParamSpec
 
 import click
+from pydantic import ValidationError
 
 from pipeline.metering.units import parse_time
 from pipeline.settings import Settings
@@ -24,7 +24,6 @@ _EXPECTED: Final = (
     "BrokerUnavailable",
     "UnreadableFile",
     "InvalidMeters",
-    "ValidationError",
 )
 
 
@@ -64,7 +63,11 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_with(**changes: Any) -> Settings:
     """Return the settings from the environment, with what the command line says on top."""
-    return Settings(**{name: value for name, value in changes.items() if value is not None})
+    try:
+        return Settings(**{name: value for name, value in changes.items() if value is not None})
+    except ValidationError as error:
+        problems = [f"ROOMMETER_{problem['loc'][0]}".upper() + f": {problem['msg']}" for problem in error.errors()]
+        raise click.ClickException("; ".join(problems)) from error
 
 
 def expected_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -74,11 +77,11 @@ def expected_errors(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except BrokenPipeError:  # `| head` closed our output: click ends quietly then
+            raise
         except Exception as error:
-            if type(error).__name__ not in _EXPECTED:
+            if not isinstance(error, OSError) and type(error).__name__ not in _EXPECTED:
                 raise
             raise click.ClickException(str(error)) from error
-        except BrokenPipeError:  # `| head` closed our output: that is its right
-            sys.stderr.close()
 
     return run

@@ -23,9 +23,12 @@ _as_of = click.option(
 
 
 def _open(store: str | None) -> "Store":
-    from pipeline.clickhouse import Store
+    from pipeline.clickhouse import Store, StoreError, chdb_directory
 
     settings = settings_with(store=store)
+    directory = chdb_directory(settings.store)
+    if directory is not None and not directory.exists():  # a question must not create a store
+        raise StoreError(f"{settings.store}: there is no store; `roommeter replay` and `roommeter up` create one")
     return Store.open(settings.store, settings.database, settings.cluster)
 
 

@@ -32,6 +32,8 @@ from pipeline.rows import Batch, RollupQuery, SessionQuery, SessionRow, UsageQue
 _TRANSIENT_CODES: Final = frozenset(
     {75, 159, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 279, 285, 286, 319, 394, 439, 473, 745, 999},
 )
+#: A table, database, view or column that is not there: nobody migrated.
+_UNKNOWN_CODES: Final = frozenset({16, 46, 47, 60, 81})
 #: A batch of late events may touch any number of months; refusing it would stop the partition for ever.
 #: And readers join rows anyway: joining them at the insert only costs a third more there.
 _INSERT: Final = {"max_partitions_per_insert_block": "0", "optimize_on_insert": "0"}
@@ -273,7 +275,10 @@ def _connect(dsn: str) -> Client:
     path = chdb_directory(dsn)
     if path is None:
         # No server session: calls of several threads would be refused.
-        return clickhouse_connect.get_client(dsn=dsn, connect_timeout=10, autogenerate_session_id=False)
+        try:
+            return clickhouse_connect.get_client(dsn=dsn, connect_timeout=10, autogenerate_session_id=False)
+        except ValueError as error:  # a port that is no port, for example
+            raise StoreError(f"not an address of ClickHouse: {error}") from error
     if Path("config.xml").exists():
         raise StoreError(
             "the embedded engine would obey ./config.xml, whoever put it here: start from another directory"
@@ -315,6 +320,8 @@ def _translated() -> Iterator[None]:
         raise StoreError(f"a value does not fit its column: {error}") from error
     except Error as error:
         text = str(error)
+        if error.code in _UNKNOWN_CODES:
+            raise StoreError(f"the tables are missing or old: run `roommeter migrate` first ({text})") from error
         unreachable = error.code is None and (isinstance(error, OperationalError) or "HTTP status 5" in text)
         if unreachable or error.code in _TRANSIENT_CODES:
             raise StoreUnavailable(f"ClickHouse is not available: {text}") from error

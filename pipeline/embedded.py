@@ -17,9 +17,10 @@ from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.http import Readiness, make_app, serve
-from pipeline.kafka import KafkaAway, Producer, create_topics, end_offsets
-from pipeline.metering.meters import Meters, parse_meters
+from pipeline.kafka import KafkaAway, create_topics, end_offsets
+from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
 from pipeline.metrics import Metrics
+from pipeline.producer import Producer
 from pipeline.resources import schemas
 from pipeline.settings import Settings
 from pipeline.topics import topics
@@ -39,7 +40,10 @@ def now_ms() -> int:
 def load_meters(settings: Settings) -> Meters:
     """Read the table of meters, the operator's own where one is named; raises InvalidMeters."""
     path = settings.meters_file or schemas() / "meters.toml"
-    return parse_meters(path.read_text("utf-8"))
+    try:
+        return parse_meters(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidMeters(f"{path} is not text in UTF-8: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

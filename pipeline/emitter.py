@@ -8,23 +8,27 @@ next run of anybody, with the same bytes.
 """
 
 import asyncio
-import logging
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from pipeline import codec
 from pipeline.clickhouse import Store
-from pipeline.kafka import LogReader, Producer, end_offsets
+from pipeline.kafka import LogReader, end_offsets
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, follows, revise, watermark_ms
-from pipeline.metering.units import hour_of
+from pipeline.metering.units import MS_PER_DAY, hour_of
 from pipeline.metering.usage import CellKey
 from pipeline.metrics import Metrics
+from pipeline.producer import Producer
 from pipeline.rows import UsageQuery
 from pipeline.settings import Settings
-from pipeline.topics import topics
+from pipeline.topics import DECISIONS_KEPT_MS, topics
 
-logger = logging.getLogger(__name__)
+#: How far behind the correction window an hour may lie and still be emitted again: the window is judged when
+#: an event arrives (R11), and what was accepted must reach the bill even after days of standstill.
+MARGIN_MS: Final = 7 * MS_PER_DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,14 @@ class Emitter:
         self._topics = topics(settings)
         self._decisions = LogReader(settings.kafka, self._topics.decisions.name)
         self._unrecorded: list[Rollup] = []
+        self._emitted: dict[CellKey, Rollup] | None = None
 
     async def run_once(self) -> Emission:
         """Emit every complete hour that is new or has changed; running it again emits nothing."""
         watermark = await self._watermark_ms()
         until_ms = hour_of(max(0, watermark - self._settings.grace_period_ms))
-        from_ms = hour_of(max(0, watermark - self._settings.correction_window_ms))
-        emitted = await asyncio.to_thread(self._store.latest_rollups)
+        from_ms = hour_of(max(0, watermark - self._settings.correction_window_ms - MARGIN_MS))
+        emitted = await self._load(max(0, from_ms - DECISIONS_KEPT_MS - MARGIN_MS))
         published = await self._publish_decided(emitted)
         current = await asyncio.to_thread(
             self._store.usage,
@@ -83,6 +88,17 @@ class Emitter:
         due_ms = hour_of(max(0, self._clock() - self._settings.grace_period_ms))
         self._metrics.emission_lag_seconds.set((due_ms - until_ms) / 1000)
         return Emission(watermark, published)
+
+    async def _load(self, from_ms: int) -> dict[CellKey, Rollup]:
+        """Return the newest revision of each cell from an hour on: from the store once, from the log ever after.
+
+        The store is not asked again, because a replica that lags would offer an older revision as the newest.
+        """
+        if self._emitted is None:
+            self._emitted = await asyncio.to_thread(self._store.latest_rollups, from_ms)
+        for key in [key for key, rollup in self._emitted.items() if rollup.hour_ms < from_ms]:
+            del self._emitted[key]
+        return self._emitted
 
     async def _watermark_ms(self) -> int:
         now_ms = self._clock()  # before the ends are asked for: see watermark_ms
@@ -105,9 +121,10 @@ class Emitter:
         # Kept until recorded: the log reader does not go back when the store fails below.
         self._unrecorded += [codec.decode_decision(record.value or b"") for record in records]
         decided = []
+        newest = ChainMap[CellKey, Rollup]({}, emitted)
         for rollup in self._unrecorded:
-            if follows(rollup, emitted.get(rollup.key)):
-                emitted[rollup.key] = rollup
+            if follows(rollup, newest.get(rollup.key)):
+                newest[rollup.key] = rollup
                 decided.append(rollup)
         for rollup in decided:
             key = f"{rollup.project}/{rollup.meter}".encode()
@@ -115,6 +132,7 @@ class Emitter:
         await self._producer.flush()
         await asyncio.to_thread(self._store.insert_rollups, decided, self._meters)
         self._unrecorded.clear()
+        emitted |= {rollup.key: rollup for rollup in decided}
         for rollup in decided:
             self._metrics.rollups_emitted.labels("first" if rollup.revision == 1 else "correction").inc()
         return decided

@@ -134,6 +134,9 @@ class BatchTable(Table):  # type: ignore[misc]
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Tell the owner of the contents which partitions are complete and ours."""
+        # Faust lets polls go on before it seeks to the committed offsets: what they brought would come twice.
+        # It resumes the flow itself, behind the seek.
+        self.app.consumer.stop_flow()
         await super().on_recovery_completed(active_tps, standby_tps)
         await self.on_owned({tp.partition for tp in active_tps})
 

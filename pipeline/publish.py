@@ -4,8 +4,8 @@ from typing import Any
 
 import orjson
 
-from pipeline.kafka import Producer
 from pipeline.metering.events import EventType
+from pipeline.producer import Producer
 from pipeline.topics import Topic
 
 

@@ -8,6 +8,8 @@ from pipeline.settings import Settings
 
 #: Broker time, never event time, is the record's timestamp, so that retention cannot delete a late event unread.
 _BROKER_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
+#: Decisions are of use until they are recorded in the store, a second later as a rule.
+DECISIONS_KEPT_MS: Final = 7 * MS_PER_DAY
 #: Headroom for a dead letter's headers, so that the largest event fits into its topic with them.
 _HEADROOM_BYTES: Final = 16_384
 
@@ -57,7 +59,7 @@ def topics(settings: Settings) -> Topics:
         lifecycle=topic("lifecycle", settings.partitions, **{"retention.ms": window_ms}),
         rollups=topic("usage.rollups", settings.partitions, **{"retention.ms": "-1"}),
         dead_letters=topic("dead-letters", 1, **{"retention.ms": window_ms, "max.message.bytes": large}),
-        decisions=topic("usage.rollups.decisions", 1, **{"retention.ms": str(7 * MS_PER_DAY)}),
+        decisions=topic("usage.rollups.decisions", 1, **{"retention.ms": str(DECISIONS_KEPT_MS)}),
         rooms_changelog=topic(
             "roommeter-rooms-changelog",
             settings.partitions,

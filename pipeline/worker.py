@@ -18,9 +18,10 @@ from typing import Any, Final, TypeVar
 from pipeline.clickhouse import Store, StoreUnavailable
 from pipeline.fastlane import App, BatchTable
 from pipeline.http import Readiness
-from pipeline.kafka import Producer, partition_of
+from pipeline.kafka import partition_of
 from pipeline.metering.meters import Meters
 from pipeline.metrics import Metrics
+from pipeline.producer import Producer
 from pipeline.rows import Batch
 from pipeline.settings import Settings
 from pipeline.topics import topics

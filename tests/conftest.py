@@ -1,13 +1,27 @@
-"""Fixtures for all tests: a real broker, chosen once and named in pytest's output."""
+"""For all tests: a real broker, chosen once and named in pytest's output, and how hard the laws are tried.
+
+Each law is tried on 200 random logs, or as many as ROOMMETER_TEST_EXAMPLES says; the failing log is
+printed, shrunk to the least.
+"""
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.brokers import EmbeddedTestBroker, TestBroker, candidates, start_broker
+
+settings.register_profile(
+    "roommeter",
+    max_examples=int(os.environ.get("ROOMMETER_TEST_EXAMPLES", "200")),
+    deadline=None,  # a shared machine may stall: slowness is no broken law
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("roommeter")
 
 _said: list[str] = []
 

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pipeline.fastlane import App, BatchTable, RecordBatch
-from pipeline.kafka import Producer, create_topics
+from pipeline.kafka import create_topics
+from pipeline.producer import Producer
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from pipeline.tracker import ChangelogEntry

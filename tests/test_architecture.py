@@ -26,7 +26,7 @@ Sources = dict[str, str]
 _IMPORTERS: Final = {
     "faust": ("pipeline.worker", "pipeline.fastlane"),
     "mode": ("pipeline.worker", "pipeline.fastlane"),
-    "aiokafka": ("pipeline.kafka",),
+    "aiokafka": ("pipeline.kafka", "pipeline.producer"),
     "clickhouse_connect": ("pipeline.clickhouse",),
     "chdb": ("pipeline.endpoint",),
     "noida_db": ("pipeline.broker",),

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.broker import BrokerUnavailable, EmbeddedBroker
-from pipeline.kafka import Producer, create_topics, read_topic
+from pipeline.kafka import create_topics, read_topic
+from pipeline.producer import Producer
 from pipeline.topics import Topic
 from tests.brokers import EmbeddedTestBroker, ProcessBroker, TestBroker, listening, until
 

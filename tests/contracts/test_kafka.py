@@ -9,14 +9,10 @@ import pytest
 
 from pipeline.broker import free_port
 from pipeline.kafka import (
-    Ack,
     KafkaAway,
     LogReader,
     OffsetsLost,
-    Producer,
-    ProducerClosed,
     Record,
-    SendRefused,
     TopicMismatch,
     create_topics,
     end_offsets,
@@ -24,6 +20,7 @@ from pipeline.kafka import (
     partition_of,
     read_topic,
 )
+from pipeline.producer import Ack, Producer, ProducerClosed, SendRefused
 from pipeline.topics import Topic
 from tests.brokers import TestBroker
 

@@ -61,6 +61,12 @@ class Process:
         self._process.terminate()
         return self._process.wait(PATIENCE_SECONDS)
 
+    def interrupt(self) -> int:
+        """SIGINT, as Ctrl-C sends it; return the exit code."""
+        assert self._process is not None
+        self.signal(signal.SIGINT)
+        return self._process.wait(PATIENCE_SECONDS)
+
     def close(self) -> None:
         """Make sure that it is gone, whatever a test did."""
         if self._process is not None and self._process.poll() is None:
@@ -83,6 +89,16 @@ class Process:
                 return body.decode()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
+
+    def unready_reasons(self) -> str:
+        """Return what /readyz says is missing; nothing while it is ready or does not answer."""
+        try:
+            with urllib.request.urlopen(f"{self.address}/readyz", timeout=10):  # noqa: S310 - our own address
+                return ""
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return ""
 
     def metric(self, name: str) -> float:
         """Return the value of a metric, as Prometheus would read it; 0 where it has none."""

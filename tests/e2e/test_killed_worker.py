@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.clickhouse import Store
 from pipeline.embedded import now_ms
-from pipeline.kafka import Producer, create_topics, end_offsets
+from pipeline.kafka import create_topics, end_offsets
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE
 from pipeline.metering.usage import increments_by_hour
+from pipeline.producer import Producer
 from pipeline.publish import publish
 from pipeline.rows import SessionQuery, UsageQuery
 from pipeline.settings import Settings
