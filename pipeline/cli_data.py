@@ -89,7 +89,7 @@ async def _send(settings: "Settings", payloads: Iterable[bytes], step: Any) -> N
 
     async with Producer(settings.kafka, on_wait=lambda reason: click.echo(f"waiting: {reason}", err=True)) as producer:
         for payload in payloads:
-            await publish(producer, topics(settings).lifecycle, payload)
+            await publish(producer, topics(settings).lifecycle.name, payload)
             step()
         await producer.flush()
 
@@ -213,7 +213,7 @@ async def _send_paced(settings: "Settings", events: list[tuple[int, dict[str, An
     from pipeline.publish import publish
     from pipeline.topics import topics
 
-    topic = topics(settings).lifecycle
+    topic = topics(settings).lifecycle.name
     started = asyncio.get_running_loop().time()
     with _progress("sending", len(events)) as step:
         async with Producer(settings.kafka) as producer:

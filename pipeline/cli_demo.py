@@ -96,7 +96,7 @@ async def _feed(system: System, payloads: list[bytes], console: Console) -> None
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         sending = bar.add_task("sent", total=len(payloads))
         for payload in payloads:
-            await publish(system.producer, topic, payload)
+            await publish(system.producer, topic.name, payload)
             bar.advance(sending)
         await system.producer.flush()
         end = sum((await end_offsets(system.settings.kafka, topic.name)).values())

@@ -37,8 +37,10 @@ def configure_logging(*, verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for name in ("aiokafka", "faust", "mode", "pipeline.fastlane", "clickhouse_connect", "asyncio"):
+    for name in ("faust", "mode", "pipeline.fastlane", "clickhouse_connect", "asyncio"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
+    # While brokers are away it logs fifteen errors a second; readiness says so once.
+    logging.getLogger("aiokafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
 async def stopped() -> None:

@@ -173,25 +173,23 @@ class App(faust.App):  # type: ignore[misc]
         finally:
             self.consumer.nothing_in_hand.set()
 
-    async def changelog(self, table: BatchTable, entries: Sequence[ChangelogEntry]) -> None:
-        """Write changelog entries as whole batches and wait until the broker has them."""
+    async def changelog(self, table: BatchTable, entries: Mapping[int, Sequence[ChangelogEntry]]) -> None:
+        """Write changelog entries, by partition, as whole batches and wait until the broker has them."""
         producer = self.producer._ensure_producer()  # noqa: SLF001 - batches are below Faust's own interface
         topic = table.changelog_topic.get_topic_name()
-        for partition in sorted({entry.partition for entry in entries}):
-            own = [entry for entry in entries if entry.partition == partition]
-            while own:
+        for partition, own in entries.items():
+            written = 0
+            while written < len(own):
                 builder = producer.create_batch()
-                taken = 0
-                for entry in own:
-                    if builder.append(key=entry.key, value=entry.value, timestamp=None) is None:
+                for key, value in own[written:]:
+                    if builder.append(key=key, value=value, timestamp=None) is None:
                         break
-                    taken += 1
-                assert taken, "one entry is larger than a batch may be"
-                del own[:taken]
-                sent = await producer.send_batch(builder, topic, partition=partition)
-                metadata = await sent
+                count = builder.record_count()
+                assert count, "one entry is larger than a batch may be"
+                metadata = await (await producer.send_batch(builder, topic, partition=partition))
+                written += count
                 # Our own entries are known here already: a rebalance must not read them back (Faust does).
-                self.tables.recovery.active_offsets[TP(topic, partition)] = metadata.offset + taken - 1
+                self.tables.recovery.active_offsets[TP(topic, partition)] = metadata.offset + count - 1
 
     def recover(self, tp: TP, records: Sequence[Record]) -> None:
         """Join a stretch of the changelog: 2 us per record, where Faust's event by event takes 99."""

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 #: How long one request may take.
 _TIMEOUT_MS: Final = 10_000
+#: In place of a partition: one copy to each that the topic has.
+EVERY_PARTITION: Final = -1
 #: Small beside a session, large enough that a burst becomes one request.
 _LINGER_MS: Final = 5
 #: Above any topic's limit of ours, so that the topic's own limit decides.
@@ -267,13 +269,24 @@ class Producer:
 
 
 async def _give(client: Any, pending: _Pending) -> asyncio.Future[Any]:
-    """Hand one record to the client; its answer comes later."""
-    if pending.partition not in (None, *await client.partitions_for(pending.topic)):
+    """Hand one record to the client; its answer comes later, the last copy's where there are several."""
+    partitions = await client.partitions_for(pending.topic)
+    if pending.partition == EVERY_PARTITION:
+        copies = [
+            await client.send(pending.topic, pending.value, pending.key, partition, headers=pending.headers)
+            for partition in sorted(partitions)
+        ]
+        return asyncio.ensure_future(_last(copies))
+    if pending.partition not in (None, *partitions):
         raise SendRefused(f"there is no partition {pending.partition}")
     answer: asyncio.Future[Any] = await client.send(
         pending.topic, pending.value, pending.key, pending.partition, headers=pending.headers
     )
     return answer
+
+
+async def _last(answers: list[asyncio.Future[Any]]) -> Any:
+    return (await asyncio.gather(*answers))[-1]
 
 
 def _is_permanent(error: BaseException) -> bool:

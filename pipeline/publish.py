@@ -5,8 +5,7 @@ from typing import Any
 import orjson
 
 from pipeline.metering.events import EventType
-from pipeline.producer import Producer
-from pipeline.topics import Topic
+from pipeline.producer import EVERY_PARTITION, Producer
 
 
 def event_key(document: object) -> bytes | None:
@@ -18,8 +17,8 @@ def event_key(document: object) -> bytes | None:
     return f"{data['project']}/{name}".encode() if isinstance(data.get("project"), str) and name else None
 
 
-async def publish(producer: Producer, topic: Topic, payload: bytes) -> None:
-    """Send an event's bytes as they are; waits only while too much is under way.
+async def publish(producer: Producer, topic: str, payload: bytes) -> None:
+    """Send an event's bytes as they are to the topic of that name; waits only while too much is under way.
 
     A server's restart concerns rooms anywhere, so every partition gets a copy (R9).
     """
@@ -28,7 +27,6 @@ async def publish(producer: Producer, topic: Topic, payload: bytes) -> None:
     except orjson.JSONDecodeError:
         document = None  # sent all the same: the worker puts it into the dead-letter topic, with a reason
     if isinstance(document, dict) and document.get("type") == EventType.SERVER_RESTARTED:
-        for partition in range(topic.partitions):
-            await producer.send_soon(topic.name, None, payload, partition=partition)
+        await producer.send_soon(topic, None, payload, partition=EVERY_PARTITION)
     else:
-        await producer.send_soon(topic.name, event_key(document), payload)
+        await producer.send_soon(topic, event_key(document), payload)

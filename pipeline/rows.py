@@ -211,10 +211,9 @@ def _event_columns(rows: Sequence[EventRow]) -> dict[str, pa.Array]:
 
 
 def _progress_columns(rows: Sequence[EventRow]) -> dict[str, pa.Array]:
-    reached: dict[tuple[str, int], tuple[int, int]] = {}
-    for topic, partition, offset, broker_time_ms, *_ in rows:
-        next_offset, newest_ms = reached.get((topic, partition), (0, 0))
-        reached[topic, partition] = (max(next_offset, offset + 1), max(newest_ms, broker_time_ms))
+    # The last row of each partition is its furthest: records come in the order of their offsets.
+    last = {(row[0], row[1]): row for row in rows}
+    reached = {key: (row[2] + 1, row[3]) for key, row in last.items()}
     return {
         "topic": _texts([topic for topic, _ in reached]),
         "partition": pa.array([partition for _, partition in reached], pa.uint32()),

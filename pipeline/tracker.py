@@ -4,6 +4,7 @@ One Tracker holds the facts of the partitions that a worker owns. Everything it 
 written any number of times: rows, changelog and dead letters are joins or keyed by offset.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -56,12 +57,8 @@ class DeadLetter(NamedTuple):
     headers: codec.Headers
 
 
-class ChangelogEntry(NamedTuple):
-    """A changed session, room or server for the table's changelog; no value forgets it."""
-
-    partition: int
-    key: bytes
-    value: bytes | None
+ChangelogEntry = tuple[bytes, bytes | None]
+"""Key and value of a changed session, room or server in the table's changelog; no value forgets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class Changes:
     rooms: list[tuple[str, str, Room]] = field(default_factory=list)
     restarts: list[tuple[str, int]] = field(default_factory=list)
     events: list[RawEvent] = field(default_factory=list)
-    changelog: list[ChangelogEntry] = field(default_factory=list)
+    changelog: defaultdict[int, list[ChangelogEntry]] = field(default_factory=lambda: defaultdict(list))
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
@@ -98,35 +95,26 @@ class Tracker:
     def apply(self, records: Iterable[Record]) -> Changes:
         """Join records, of any partitions, in their order; never raises for what a record contains."""
         changes = Changes()
+        keep = changes.events.append
+        meters, most_bytes = self._meters, self._policy.max_event_bytes
+        window_ms, skew_ms = self._policy.correction_window_ms, self._policy.future_skew_ms
         touched: dict[tuple[int, str, str, str], None] = {}
         for record in records:
-            event = self._decode(record, changes)
-            if event is not None and self._facts(record.partition).observe(event):
-                touched[record.partition, event.project or event.source, event.room, event.session] = None
+            number, value, time_ms = record.partition, record.value, record.timestamp
+            try:
+                event = codec.decode_event(value, meters, most_bytes)
+                if event is not None and window_ms is not None:
+                    check_window(event, time_ms, window_ms, skew_ms)
+            except InvalidEvent as error:
+                keep(_buried(record, error, changes))
+                continue
+            disposition = IGNORED if event is None else ACCEPTED
+            keep(RawEvent(record.topic, number, record.offset, time_ms, disposition, event, value or b""))
+            if event is not None and self._facts(number).observe(event):
+                touched[number, event.project or event.source, event.room, event.session] = None
         for number, name, room_name, session_name in touched:
             self._collect(changes, number, name, room_name, session_name)
         return changes
-
-    def _decode(self, record: Record, changes: Changes) -> Event | None:
-        """Read one record and note what became of it; None unless it is an event to join."""
-        event = None
-        payload = record.value or b""
-        try:
-            event = codec.decode_event(record.value, self._meters, self._policy.max_event_bytes)
-            if event is not None and self._policy.correction_window_ms is not None:
-                check_window(event, record.timestamp, self._policy.correction_window_ms, self._policy.future_skew_ms)
-            disposition = IGNORED if event is None else ACCEPTED
-        except InvalidEvent as error:
-            headers = codec.dead_letter_headers(record.topic, record.partition, record.offset, record.timestamp, error)
-            # A record without key and value cannot be sent on: an empty key stands for it.
-            key = (record.key or b"") if record.value is None else record.key
-            changes.dead_letters.append(DeadLetter(key, record.value, headers))
-            # The dead-letter topic keeps the bytes; a copy here would make the store hold what nobody can bound.
-            event, disposition, payload = None, error.reason.value, b""
-        changes.events.append(
-            RawEvent(record.topic, record.partition, record.offset, record.timestamp, disposition, event, payload),
-        )
-        return event
 
     def _facts(self, number: int) -> Facts:
         facts = self.partitions.get(number)
@@ -149,7 +137,7 @@ class Tracker:
             restarted_at_ms = facts.restarts_ms[name]
             changes.restarts.append((name, restarted_at_ms))
             key, value = codec.changelog_key("", name), b"%d" % restarted_at_ms
-        changes.changelog.append(ChangelogEntry(number, key, value))
+        changes.changelog[number].append((key, value))
 
     def recover(self, number: int, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Join changelog entries of a partition; an entry without a value forgets what it names."""
@@ -179,12 +167,12 @@ class Tracker:
         for number in self.partitions.keys() - numbers:
             del self.partitions[number]
 
-    def evict(self, now_ms: int) -> list[ChangelogEntry]:
+    def evict(self, now_ms: int) -> dict[int, list[ChangelogEntry]]:
         """Forget rooms that ended and rest; the store keeps their facts, so a late event still bills right.
 
         A room with a live session stays until it was last seen before the correction window.
         """
-        entries = []
+        entries: defaultdict[int, list[ChangelogEntry]] = defaultdict(list)
         for number, facts in self.partitions.items():
             for (project, name), room in list(facts.rooms.items()):
                 if self._may_go(room, now_ms):
@@ -192,7 +180,7 @@ class Tracker:
                     keys = [codec.changelog_key(project, name, session) for session in room.sessions]
                     # The room last: what comes before its entry in the log is forgotten with it.
                     keys.append(codec.changelog_key(project, name))
-                    entries += [ChangelogEntry(number, key, None) for key in keys]
+                    entries[number] += [(key, None) for key in keys]
         return entries
 
     def _may_go(self, room: Room, now_ms: int) -> bool:
@@ -211,3 +199,13 @@ class Tracker:
         """Return how many rooms are in memory, and how many of their sessions are live."""
         rooms = [room for facts in self.partitions.values() for room in facts.rooms.values()]
         return len(rooms), sum(is_live(session, room) for room in rooms for session in room.sessions.values())
+
+
+def _buried(record: Record, error: InvalidEvent, changes: Changes) -> RawEvent:
+    """Add a record to the dead letters; return what is kept of it in the store."""
+    headers = codec.dead_letter_headers(record.topic, record.partition, record.offset, record.timestamp, error)
+    # A record without key and value cannot be sent on: an empty key stands for it.
+    key = (record.key or b"") if record.value is None else record.key
+    changes.dead_letters.append(DeadLetter(key, record.value, headers))
+    # The dead-letter topic keeps the bytes; a copy here would make the store hold what nobody can bound.
+    return RawEvent(record.topic, record.partition, record.offset, record.timestamp, error.reason.value, None, b"")

@@ -12,7 +12,6 @@ from pipeline.kafka import create_topics
 from pipeline.producer import Producer
 from pipeline.settings import Settings
 from pipeline.topics import topics
-from pipeline.tracker import ChangelogEntry
 
 #: Longer than anything here takes, so that a hang is a failure and not a wait.
 PATIENCE_SECONDS = 40.0
@@ -94,7 +93,10 @@ class Lane:
 
     async def remember(self, entries: Iterable[tuple[int, bytes, bytes | None]]) -> None:
         """Write changelog entries."""
-        await self.app.changelog(self.table, [ChangelogEntry(*entry) for entry in entries])
+        by_partition: defaultdict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
+        for partition, key, value in entries:
+            by_partition[partition].append((key, value))
+        await self.app.changelog(self.table, by_partition)
 
 
 @asynccontextmanager

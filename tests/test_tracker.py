@@ -113,17 +113,16 @@ def test_what_is_recovered_from_the_changelog_is_what_was_known(
 ) -> None:
     """The changelog whole or compacted: the newest entry of a key holds all."""
     tracker, recovered = _tracker(), _tracker()
-    entries = [entry for batch in _batches(log, cuts) for entry in tracker.apply(batch).changelog]
-    newest = {entry.key: entry for entry in entries}
-    recovered.recover(0, [(entry.key, entry.value) for entry in (newest.values() if is_compacted else entries)])
+    entries = [entry for batch in _batches(log, cuts) for entry in tracker.apply(batch).changelog[0]]
+    recovered.recover(0, dict(entries).items() if is_compacted else entries)
     assert recovered.partitions[0] == _expected(log)
 
 
 def test_an_entry_without_a_value_forgets_what_it_names() -> None:
     """What was evicted does not come back with the next owner."""
     tracker, recovered = _tracker(), _tracker()
-    entries = tracker.apply(map(_record, _CLOSED)).changelog + tracker.evict(clock("14:10:00") + _WINDOW_MS)
-    recovered.recover(0, [(entry.key, entry.value) for entry in entries])
+    entries = tracker.apply(map(_record, _CLOSED)).changelog[0] + tracker.evict(clock("14:10:00") + _WINDOW_MS)[0]
+    recovered.recover(0, entries)
     assert recovered.partitions[0] == Facts()
 
 
@@ -133,7 +132,7 @@ def test_a_batch_gives_only_the_rows_that_it_touched() -> None:
     tracker.apply(_record(connected("14:00:00", session=f"PA_{number}")) for number in range(9))
     changes = tracker.apply([_record(disconnected("14:10:00", session="PA_3"))])
     assert [row[:3] for row in changes.sessions] == [("acme", "RM_1", "PA_3")]
-    assert (changes.rooms, len(changes.changelog)) == ([], 1)
+    assert (changes.rooms, len(changes.changelog[0])) == ([], 1)
 
 
 _BAD: dict[Reason, Document | bytes] = {
@@ -195,7 +194,7 @@ def test_an_unknown_type_is_ignored_and_counted() -> None:
     tracker = _tracker()
     changes = tracker.apply([_record(of_room("room.painted", "14:00:00"))])
     assert [row.disposition for row in changes.events] == ["ignored"]
-    assert (changes.dead_letters, changes.changelog, tracker.count()) == ([], [], (0, 0))
+    assert (changes.dead_letters, dict(changes.changelog), tracker.count()) == ([], {}, (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +220,8 @@ def test_a_closed_room_is_forgotten_when_it_has_rested(rest_ms: int, count: int)
     """Since it was last seen; the changelog forgets its sessions, and then the room."""
     tracker = _tracker()
     tracker.apply(map(_record, _CLOSED))
-    forgotten = [(codec.split_key(entry.key), entry.value) for entry in tracker.evict(clock("14:10:00") + rest_ms)]
+    entries = tracker.evict(clock("14:10:00") + rest_ms).get(0, [])
+    forgotten = [(codec.split_key(key), value) for key, value in entries]
     assert tracker.count()[0] == count
     assert forgotten == ([] if count else [(("acme", "RM_1", "PA_1"), None), (("acme", "RM_1"), None)])
 

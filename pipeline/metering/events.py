@@ -120,6 +120,7 @@ _ROOM_STARTED: Final = EventType.ROOM_STARTED
 _ROOM_ENDED: Final = EventType.ROOM_ENDED
 _CONNECTED: Final = EventType.SESSION_CONNECTED
 _DISCONNECTED: Final = EventType.SESSION_DISCONNECTED
+_ABORTED: Final = EventType.SESSION_ABORTED
 _SAMPLED: Final = EventType.SESSION_SAMPLED
 
 
@@ -151,8 +152,10 @@ def quick_event(document: dict[str, Any]) -> Event | None:
             agent, identity, region = get("agent", ""), get("identity", ""), get("region", "")
             if event_type is _DISCONNECTED:
                 connected_at, bytes_in, bytes_out = get("connected_at"), get("bytes_in"), get("bytes_out")
-        elif event_type is _SAMPLED:
-            session, kind, bytes_in, bytes_out = data["session"], get("kind", ""), get("bytes_in"), get("bytes_out")
+        elif event_type is _SAMPLED or event_type is _ABORTED:
+            session, kind = data["session"], get("kind", "")
+            if event_type is _SAMPLED:
+                bytes_in, bytes_out = get("bytes_in"), get("bytes_out")
         elif event_type is _ROOM_STARTED:
             region, started_at = get("region", ""), get("started_at")
         elif event_type is not _ROOM_ENDED:

@@ -137,8 +137,12 @@ async def recovery(settings: Settings, sessions: int) -> tuple[float, float]:
 
 async def _remember(settings: Settings, sessions: int) -> int:
     """Write the changelog of a worker that saw so many sessions begin; return its records."""
-    entries = [entry for changes in observe(settings, sessions) for entry in changes.changelog]
-    newest = {(entry.partition, entry.key): entry.value for entry in entries}
+    newest = {
+        (partition, key): value
+        for changes in observe(settings, sessions)
+        for partition, entries in changes.changelog.items()
+        for key, value in entries
+    }
     changelog = ((partition, key, value) for (partition, key), value in newest.items())
     await fill(settings.kafka, topics(settings).rooms_changelog.name, changelog)
     return len(newest)

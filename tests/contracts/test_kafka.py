@@ -21,6 +21,7 @@ from pipeline.kafka import (
     read_topic,
 )
 from pipeline.producer import Ack, Producer, ProducerClosed, SendRefused
+from pipeline.publish import publish
 from pipeline.topics import Topic
 from tests.brokers import TestBroker
 
@@ -144,6 +145,22 @@ async def test_keys_go_where_kafkas_own_client_puts_them(each_broker: TestBroker
         placed = {key: (await producer.send(topic, key, b"v")).partition for key in MURMUR2_VECTORS}
         assert (await producer.send(topic, b"acme/RM_1", b"v", partition=0)).partition == 0
     assert placed == MURMUR2_VECTORS == {key: partition_of(key, 8) for key in MURMUR2_VECTORS}
+
+
+async def test_a_servers_restart_reaches_every_partition_that_there_is(
+    each_broker: TestBroker, topic_prefix: str
+) -> None:
+    """R9: its rooms are anywhere. How many partitions the topic has, the brokers say, not our settings."""
+    topic = await create(each_broker, topic_prefix, partitions=3)
+    restarted = (
+        b'{"specversion":"1.0","id":"E1","source":"sfu-1","type":"server.restarted","time":"2026-09-21T14:00:00Z"}'
+    )
+    async with Producer(each_broker.bootstrap) as producer:
+        await publish(producer, topic, restarted)
+        await producer.flush()
+    records = await everything(each_broker, topic)
+    assert sorted(record.partition for record in records) == [0, 1, 2]
+    assert {record.value for record in records} == {restarted}
 
 
 async def test_records_of_a_key_keep_the_order_of_the_calls(each_broker: TestBroker, topic_prefix: str) -> None:

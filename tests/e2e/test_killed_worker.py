@@ -74,7 +74,7 @@ def events() -> list[dict[str, Any]]:
 
 
 async def _send(settings: Settings, events: list[dict[str, Any]]) -> None:
-    topic = topics(settings).lifecycle
+    topic = topics(settings).lifecycle.name
     async with Producer(settings.kafka) as producer:
         for event in events:
             await publish(producer, topic, orjson.dumps(event))

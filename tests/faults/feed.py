@@ -51,7 +51,7 @@ def send(settings: Settings, payloads: Iterable[Document | bytes]) -> None:
 
 
 async def _send(settings: Settings, payloads: Iterable[Document | bytes]) -> None:
-    topic = topics(settings).lifecycle
+    topic = topics(settings).lifecycle.name
     async with Producer(settings.kafka) as producer:
         for payload in payloads:
             await publish(producer, topic, payload if isinstance(payload, bytes) else orjson.dumps(payload))
