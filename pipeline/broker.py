@@ -96,6 +96,11 @@ class EmbeddedBroker:
         if process is not None:
             await stop_guarded(process, _STOP_TIMEOUT_S)
 
+    async def ended(self) -> None:
+        """Return when it has ended by itself. Its clients do not find back to it then: end with it."""
+        while self._process is not None and self._process.poll() is None:  # noqa: ASYNC110 - a process has no event
+            await asyncio.sleep(1)
+
     def size_bytes(self) -> int:
         """Return the size of its data, to be compared with LIMIT_BYTES."""
         with contextlib.suppress(FileNotFoundError):

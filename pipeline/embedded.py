@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipeline.broker import EmbeddedBroker
+from pipeline.broker import BrokerUnavailable, EmbeddedBroker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
@@ -28,6 +28,8 @@ from pipeline.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+#: How long stopping waits for brokers or a store that are away.
+STOP_SECONDS: Final = 20.0
 #: Between attempts to reach what is not there yet.
 RETRY_SECONDS: Final = 1.0
 
@@ -133,7 +135,10 @@ async def working(system: System) -> AsyncIterator[Worker]:
     try:
         yield worker
     finally:
-        await worker.stop()
+        try:
+            await asyncio.wait_for(worker.stop(), STOP_SECONDS)
+        except TimeoutError:
+            logger.warning("Stopped without the broker: what was not committed will be read again, and changes nothing")
 
 
 async def emit_forever(system: System, clock: Callable[[], int] = now_ms) -> None:
@@ -155,8 +160,8 @@ async def emit_forever(system: System, clock: Callable[[], int] = now_ms) -> Non
 
 
 @asynccontextmanager
-async def broker(settings: Settings) -> AsyncIterator[Settings]:
-    """Run the embedded broker; yields the settings that lead to it and to the embedded store."""
+async def broker(settings: Settings) -> AsyncIterator[tuple[Settings, EmbeddedBroker]]:
+    """Run the embedded broker; yields it, and the settings that lead to it and to the embedded store."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     embedded = EmbeddedBroker(settings.data_dir / "broker", settings.broker_port)
     await embedded.start()
@@ -167,7 +172,7 @@ async def broker(settings: Settings) -> AsyncIterator[Settings]:
                 embedded.size_bytes() // 1_000_000,
             )
         store = f"chdb://{(settings.data_dir / 'clickhouse').resolve()}"
-        yield settings.model_copy(update={"kafka": embedded.bootstrap, "store": store})
+        yield settings.model_copy(update={"kafka": embedded.bootstrap, "store": store}), embedded
     finally:
         await embedded.stop()
 
@@ -194,12 +199,13 @@ async def emitter(settings: Settings) -> AsyncIterator[System]:
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, worker, emitter and the HTTP surface. Raises what ends a part."""
     async with (
-        broker(settings) as effective,
+        broker(settings) as (effective, embedded),
         connected(effective, "worker", "emitter") as system,
         working(system) as part,
         asyncio.TaskGroup() as tasks,
     ):
-        running = [tasks.create_task(emit_forever(system)), tasks.create_task(_raise_crash(part))]
+        watched = (emit_forever(system), _raise_crash(part), _raise_end(embedded))
+        running = [tasks.create_task(task) for task in watched]
         yield system
         for task in running:
             task.cancel()
@@ -207,3 +213,8 @@ async def up(settings: Settings) -> AsyncIterator[System]:
 
 async def _raise_crash(part: Worker) -> None:
     raise await part.crashed()
+
+
+async def _raise_end(embedded: EmbeddedBroker) -> None:
+    await embedded.ended()
+    raise BrokerUnavailable("the embedded broker has ended by itself; start again, and it goes on where it stopped")

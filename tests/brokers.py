@@ -50,6 +50,8 @@ class TestBroker(ABC):
     port: int = 0
     #: Whether it can be killed and started again.
     is_ours: bool = True
+    #: The shortest silence of a member that its group may be told to tolerate: 6 s on a broker as it comes.
+    session_timeout_ms: int = 2_000
 
     @property
     def bootstrap(self) -> str:
@@ -73,6 +75,15 @@ class TestBroker(ABC):
         # At once: what Kafka acknowledged is safe.
         del topic, records
 
+    async def crash(self) -> None:
+        """End it as suddenly as it may end without losing what it has acknowledged."""
+        self.kill()
+
+    async def expire_members(self) -> None:
+        """See to it that members that were killed leave their groups in the end."""
+        # By itself: their silence outlasts the session timeout.
+        del self
+
     @abstractmethod
     async def stop(self) -> None:
         """Stop it in an orderly way."""
@@ -82,6 +93,7 @@ class AddressBroker(TestBroker):
     """Somebody else's broker."""
 
     is_ours = False
+    session_timeout_ms = 6_000
 
     def __init__(self, bootstrap: str) -> None:
         """Take its address."""
@@ -126,6 +138,7 @@ class EmbeddedTestBroker(ProcessBroker):
     """The embedded broker of the product (noida-db)."""
 
     name = "embedded broker (noida-db)"
+    session_timeout_ms = 6_000
 
     def __init__(self, directory: Path) -> None:
         """Keep its data in a directory."""
@@ -145,6 +158,15 @@ class EmbeddedTestBroker(ProcessBroker):
     async def settle(self, topic: str, records: int) -> None:
         """Return when its file has the records: it writes about once a second."""
         await asyncio.to_thread(until, lambda: self._written(topic) == records)
+
+    async def crash(self) -> None:
+        """Stop it in order: killed, it would lose the last second, and offsets would be given twice."""
+        await self.stop()
+
+    async def expire_members(self) -> None:
+        """Restart it: it keeps dead members until then."""
+        await self.stop()
+        await self.start()
 
     def _written(self, topic: str) -> int | None:
         file = self.directory / "kafka.json"
@@ -252,6 +274,7 @@ def kafka_config(advertised: str, host: str, port: int, controller_port: int) ->
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "1000",
         # After a kill the broker may not come back before its old session is over.
         "broker.session.timeout.ms": "2000",
         "broker.heartbeat.interval.ms": "500",

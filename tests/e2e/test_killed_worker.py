@@ -30,13 +30,13 @@ EVENTS = 100_000
 
 @pytest.fixture(scope="module")
 def settings(broker: TestBroker, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A worker on the test broker with a store of its own; it may be declared dead as early as Kafka allows."""
+    """A worker on the test broker with a store of its own; it may be declared dead as early as the broker allows."""
     store = tmp_path_factory.mktemp("killed") / "clickhouse"
     return Settings(
         kafka=broker.bootstrap,
         topic_prefix="killed.",
         store=f"chdb://{store}",
-        session_timeout_ms=6000,
+        session_timeout_ms=broker.session_timeout_ms,
         batch_events=2000,
     )
 
@@ -95,7 +95,7 @@ def sent(settings: Settings, events: list[dict[str, Any]]) -> int:
 
 
 @pytest.fixture(scope="module")
-def done_at_kills(settings: Settings, worker: Process, sent: int) -> list[int]:
+def done_at_kills(broker: TestBroker, settings: Settings, worker: Process, sent: int) -> list[int]:
     """Run a worker over all records and kill it ten times, in the middle of the work; what was done each time."""
     chance = random.Random(7)  # noqa: S311 - a repeatable choice, not a secret
     done = []
@@ -107,6 +107,7 @@ def done_at_kills(settings: Settings, worker: Process, sent: int) -> list[int]:
             wait_until(lambda: _done(settings, store) > goal)  # noqa: B023 - called at once
             done.append(_done(settings, store))
         worker.kill()
+        asyncio.run(broker.expire_members())
     return done
 
 

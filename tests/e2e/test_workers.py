@@ -49,7 +49,7 @@ def observed(broker: TestBroker, tmp_path_factory: pytest.TempPathFactory) -> It
         kafka=broker.bootstrap,
         topic_prefix="workers.",
         store=server.dsn,
-        session_timeout_ms=6_000,
+        session_timeout_ms=broker.session_timeout_ms,
         batch_events=500,
         grace_period_ms=0,
         emit_interval_ms=500,
@@ -74,6 +74,7 @@ def observed(broker: TestBroker, tmp_path_factory: pytest.TempPathFactory) -> It
         members.append(len(feed.members(settings)))
         feed.send(settings, parts[2])
         second.kill()
+        asyncio.run(broker.expire_members())
         feed.send(settings, parts[3])
         wait_until(lambda: feed.is_done(settings, server.dsn))
         members.append(len(feed.members(settings)))
