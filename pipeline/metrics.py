@@ -12,8 +12,8 @@ LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "reason": tuple(Reason),
     "revision": ("first", "correction"),
 }
-#: Labels bounded by the installation: partitions of the lifecycle topic, and conditions of readiness.
-INSTALLATION_LABELS: Final = frozenset({"partition", "condition"})
+#: Labels bounded by the installation: conditions of readiness.
+INSTALLATION_LABELS: Final = frozenset({"condition"})
 
 #: Seconds of one insert: milliseconds embedded, up to a server that stalls.
 _INSERT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -43,21 +43,8 @@ class Metrics:
         self.store_retries = self._counter(
             "roommeter_store_retries_total", "Attempts that the store did not answer and that were repeated (R22)."
         )
-        self.broker_retries = self._counter(
-            "roommeter_broker_retries_total", "Attempts that the broker did not answer and that were repeated (R22)."
-        )
         self.sessions_open = self._gauge("roommeter_sessions_open", "Sessions in memory without a known end (R8).")
         self.rooms_in_memory = self._gauge("roommeter_rooms_in_memory", "Rooms whose state this worker holds.")
-        self.applied_lag_offsets = self._gauge(
-            "roommeter_applied_lag_offsets",
-            "Offsets between the end of a partition and what has been merged into state.",
-            "partition",
-        )
-        self.acknowledged_lag_offsets = self._gauge(
-            "roommeter_acknowledged_lag_offsets",
-            "Offsets between the end of a partition and what the store and the broker have confirmed.",
-            "partition",
-        )
         self.watermark_seconds = self._gauge(
             "roommeter_watermark_seconds",
             "Broker time up to which every partition has been processed, in Unix seconds (R18).",
@@ -72,10 +59,6 @@ class Metrics:
             "revision",
         )
         self.ready = self._gauge("roommeter_ready", "1 while a condition of readiness is met, else 0.", "condition")
-        self.recomputation_difference = self._gauge(
-            "roommeter_recomputation_difference",
-            "Cells in which recomputing from the event log differs from what is stored; must be 0 (R20).",
-        )
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         counter = Counter(name, documentation, labels, registry=self.registry)

@@ -109,7 +109,8 @@ class Tracker:
                 keep(_buried(record, error, changes))
                 continue
             disposition = IGNORED if event is None else ACCEPTED
-            keep(RawEvent(record.topic, number, record.offset, time_ms, disposition, event, value or b""))
+            kept = (record.topic, number, record.offset, time_ms, disposition, event, value or b"")
+            keep(tuple.__new__(RawEvent, kept))  # as RawEvent(*kept), at half the cost
             if event is not None and self._facts(number).observe(event):
                 touched[number, event.project or event.source, event.room, event.session] = None
         for number, name, room_name, session_name in touched:

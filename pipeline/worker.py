@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from pipeline.clickhouse import Store, StoreUnavailable
@@ -154,7 +155,7 @@ class Worker:
     async def _after(self, changes: Changes) -> None:
         """Count what was done, and now and then forget rooms that ended long ago."""
         self._metrics.batches.inc()
-        for disposition, count in Counter(event.disposition for event in changes.events).items():
+        for disposition, count in Counter(map(attrgetter("disposition"), changes.events)).items():
             if disposition in (ACCEPTED, IGNORED):
                 self._metrics.events.labels(disposition).inc(count)
             else:

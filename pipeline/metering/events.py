@@ -173,7 +173,8 @@ def quick_event(document: dict[str, Any]) -> Event | None:
             and (bytes_out is None or (type(bytes_out) is int and 0 <= bytes_out <= MAX_QUANTITY))
         ):
             return None
-        return Event(
+        # As Event(...), without the call in between that a NamedTuple makes.
+        fields = (
             event_type,
             name,
             intern(source),
@@ -190,7 +191,10 @@ def quick_event(document: dict[str, Any]) -> Event | None:
             None if started_at is None else parse_time(started_at),
             bytes_in,
             bytes_out,
+            "",
+            None,
         )
+        return tuple.__new__(Event, fields)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
