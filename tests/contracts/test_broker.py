@@ -120,9 +120,11 @@ async def test_a_missing_topic_stays_missing_when_somebody_asks_for_it(embedded_
 
 
 OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from pipeline.broker import EmbeddedBroker
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, and we inherit that
 
 async def main():
     broker = EmbeddedBroker(Path(sys.argv[1]), 0)
