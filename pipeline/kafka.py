@@ -124,15 +124,6 @@ async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
 
-async def offsets_at(bootstrap: str, topic: str, time_ms: int) -> dict[int, int]:
-    """Return for each partition the first offset whose record is not older than a time; else its end."""
-    partitions = await _partitions(bootstrap, topic)
-    async with _consumer(bootstrap) as consumer:
-        ends = await consumer.end_offsets(partitions)
-        found = await consumer.offsets_for_times(dict.fromkeys(partitions, time_ms))
-        return {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in partitions}
-
-
 async def read_topic(
     bootstrap: str, topic: str, from_offsets: Mapping[int, int] | None = None
 ) -> AsyncIterator[Record]:

@@ -16,7 +16,6 @@ from pipeline.kafka import (
     TopicMismatch,
     create_topics,
     end_offsets,
-    offsets_at,
     partition_of,
     read_topic,
 )
@@ -329,19 +328,6 @@ async def test_an_offset_that_is_not_in_the_log_is_an_error(each_broker: TestBro
     topic = await create(each_broker, topic_prefix)
     with pytest.raises(OffsetsLost, match="not 5"):
         await LogReader(each_broker.bootstrap, topic, {0: 5}).poll_to_end()
-
-
-async def test_offsets_are_found_by_time(each_broker: TestBroker, topic_prefix: str) -> None:
-    """For replaying from a moment on; past the last record it is the end."""
-    topic = await create(each_broker, topic_prefix)
-    async with Producer(each_broker.bootstrap) as producer:
-        await producer.send(topic, None, b"0")
-        await wait_for_clock(lambda now_ms, start_ms: now_ms > start_ms + 2)
-        await producer.send(topic, None, b"1")
-    [_, second] = await everything(each_broker, topic)
-    assert await offsets_at(each_broker.bootstrap, topic, 0) == {0: 0}
-    assert await offsets_at(each_broker.bootstrap, topic, second.timestamp_ms) == {0: 1}
-    assert await offsets_at(each_broker.bootstrap, topic, second.timestamp_ms + 60_000) == {0: 2}
 
 
 async def wait_for_clock(reached: Callable[[int, int], bool]) -> None:
