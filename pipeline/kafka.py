@@ -7,7 +7,7 @@ partition that murmur2 says, as in Kafka's own client.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -17,9 +17,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import DefaultPartitioner
 
+from pipeline.messages import Headers
 from pipeline.topics import Topic
-
-Headers = Sequence[tuple[str, bytes]]
 
 _log = logging.getLogger(__name__)
 

@@ -12,14 +12,13 @@ from typing import Any, Final, NamedTuple, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
-from pipeline.kafka import AWAY, Headers
+from pipeline.kafka import AWAY
+from pipeline.messages import EVERY_PARTITION, Headers
 
 _log = logging.getLogger(__name__)
 
 #: How long one request may take.
 _TIMEOUT_MS: Final = 10_000
-#: In place of a partition: one copy to each that the topic has.
-EVERY_PARTITION: Final = -1
 #: Small beside a session, large enough that a burst becomes one request.
 _LINGER_MS: Final = 5
 #: Above any topic's limit of ours, so that the topic's own limit decides.

@@ -8,8 +8,8 @@ from aiokafka import AIOKafkaProducer
 
 from pipeline.embedded import now_ms
 from pipeline.kafka import create_topics, partition_of
+from pipeline.messages import event_key
 from pipeline.metering.units import MS_PER_HOUR, format_time
-from pipeline.publish import event_key
 from pipeline.settings import Settings
 from pipeline.simulator import Scenario, simulate
 from pipeline.topics import topics
