@@ -52,7 +52,8 @@ _SESSIONS: Final = """
 SELECT
     project, room, session, kind, number, agent, identity, region,
     toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(ended_at), toUnixTimestamp64Milli(last_seen),
-    is_open, end_without_start, start_inferred, end_presumed, clock_skew
+    is_open, end_without_start, start_inferred, end_presumed, clock_skew,
+    arrayExists(source -> startsWith(source, 'reconcile/'), sources) AS reconciled
 FROM session_timelines(
     as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
     active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})
@@ -94,7 +95,8 @@ FROM
             session, max(kind), max(number), max(agent), max(identity), max(region),
             toUnixTimestamp64Milli(min(connected_at)), toUnixTimestamp64Milli(min(begun_at)),
             toUnixTimestamp64Milli(min(disconnected_at)), toUnixTimestamp64Milli(max(last_seen)),
-            max(bytes_in), max(bytes_out), groupUniqArrayArray(sources)) AS facts
+            toUnixTimestamp64Milli(max(absent_at)), max(bytes_in), max(bytes_out),
+            groupUniqArrayArray(sources)) AS facts
         FROM session_facts
         WHERE (project, room) IN (SELECT project, room FROM open)
         GROUP BY project, room, session

@@ -1,7 +1,6 @@
 """Bytes to events and back: the one place where JSON is read and written. Pure."""
 
-import base64
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import Any, Final
 
 import orjson
@@ -11,8 +10,6 @@ from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, quantities
 from pipeline.metering.session import Room, Session, shared_set
 from pipeline.metering.units import format_time
-
-Headers = list[tuple[str, bytes]]
 
 
 def decode_event(payload: bytes | None, meters: Container[str], max_bytes: int) -> Event | None:
@@ -29,35 +26,6 @@ def decode_event(payload: bytes | None, meters: Container[str], max_bytes: int) 
     except orjson.JSONDecodeError as error:
         raise InvalidEvent(Reason.NOT_JSON, str(error)) from error
     return parse_event(document, meters)
-
-
-def dead_letter_headers(topic: str, partition: int, offset: int, time_ms: int, error: InvalidEvent) -> Headers:
-    """Return what a dead letter says about itself; its value stays the original bytes (R21)."""
-    return [
-        ("reason", error.reason.encode()),
-        ("detail", error.detail.encode()),
-        ("topic", topic.encode()),
-        ("partition", b"%d" % partition),
-        ("offset", b"%d" % offset),
-        ("time", format_time(time_ms).encode()),
-    ]
-
-
-def dead_letter_document(
-    key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
-) -> dict[str, Any]:
-    """Return a dead letter as JSON for people and tools (schemas/dead-letter.v1.json); the payload in base64."""
-    said = {name: raw.decode() for name, raw in headers}
-    return {
-        "topic": said["topic"],
-        "partition": int(said["partition"]),
-        "offset": int(said["offset"]),
-        "reason": said["reason"],
-        "detail": said["detail"],
-        "time": said["time"],
-        "key": None if key is None else key.decode(errors="replace"),
-        "payload_base64": None if value is None else base64.b64encode(value).decode(),
-    }
 
 
 def rollup_document(rollup: Rollup, meters: Meters) -> dict[str, Any]:
@@ -134,6 +102,7 @@ def encode_session(session: Session) -> bytes:
             session.begun_at_ms,
             session.disconnected_at_ms,
             session.last_seen_ms,
+            session.absent_at_ms,
             session.bytes_in,
             session.bytes_out,
             list(session.sources),

@@ -106,6 +106,7 @@ class SessionRow(NamedTuple):
     start_inferred: bool
     end_presumed: bool
     clock_skew: bool
+    reconciled: bool
 
 
 def rollup_table(rollups: Iterable[Rollup], meters: Meters) -> pa.Table:
@@ -150,6 +151,7 @@ _SESSION_TYPES: Final = {
     "begun_at": _TIME,
     "disconnected_at": _TIME,
     "last_seen": _TIME,
+    "absent_at": _TIME,
     "bytes_in": pa.int64(),
     "bytes_out": pa.int64(),
 }

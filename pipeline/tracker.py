@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from pipeline import codec
+from pipeline import codec, deadletter
+from pipeline.messages import Headers
 from pipeline.metering.events import Event, InvalidEvent, check_window
 from pipeline.metering.meters import Meters
 from pipeline.metering.session import Facts, Room, RoomKey, Session
@@ -54,7 +55,7 @@ class DeadLetter(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: codec.Headers
+    headers: Headers
 
 
 ChangelogEntry = tuple[bytes, bytes | None]
@@ -204,7 +205,7 @@ class Tracker:
 
 def _buried(record: Record, error: InvalidEvent, changes: Changes) -> RawEvent:
     """Add a record to the dead letters; return what is kept of it in the store."""
-    headers = codec.dead_letter_headers(record.topic, record.partition, record.offset, record.timestamp, error)
+    headers = deadletter.record_headers(record.topic, record.partition, record.offset, record.timestamp, error)
     # A record without key and value cannot be sent on: an empty key stands for it.
     key = (record.key or b"") if record.value is None else record.key
     changes.dead_letters.append(DeadLetter(key, record.value, headers))

@@ -120,7 +120,7 @@ def _verdict(log: _Log, as_of_ms: int, orphan_after_ms: int) -> Verdict | None:
     begins = [
         read_time(fact.data["connected_at"])
         for fact in log.own
-        if fact.type == "session.disconnected" and fact.data.get("connected_at")
+        if fact.type in ("session.disconnected", "session.sampled") and fact.data.get("connected_at")
     ]
     if not connects and not begins:
         return None
@@ -131,18 +131,19 @@ def _verdict(log: _Log, as_of_ms: int, orphan_after_ms: int) -> Verdict | None:
     if ends:
         end_ms = min(ends)
         return Verdict(start_ms, max(start_ms, end_ms), not connects, end_presumed=False, clock_skew=end_ms < start_ms)
-    seen_ms = max(fact.time_ms for fact in log.own)
+    seen_ms = max(fact.time_ms for fact in log.own if fact.type != "session.absent")
     if _is_orphan(log, start_ms, seen_ms) or as_of_ms - seen_ms >= orphan_after_ms:
-        return Verdict(start_ms, seen_ms, not connects, end_presumed=True, clock_skew=False)
+        return Verdict(start_ms, max(start_ms, seen_ms), not connects, end_presumed=True, clock_skew=seen_ms < start_ms)
     return Verdict(start_ms, None, not connects, end_presumed=False, clock_skew=False)
 
 
 def _is_orphan(log: _Log, start_ms: int, seen_ms: int) -> bool:
-    """R9: the room or the server began anew after the start, and nothing of the session was seen after that."""
+    """R9: the room or the server began anew, or did not know the session, and nothing was seen of it after that."""
     starts = [fact for fact in log.room if fact.type == "room.started"]
     anew = [read_time(fact.data["started_at"]) for fact in starts if fact.data.get("started_at")]
     anew += [fact.time_ms for fact in starts if not fact.data.get("started_at")]
-    servers = [fact.source for fact in log.own]
+    anew += [fact.time_ms for fact in log.own if fact.type == "session.absent"]
+    servers = [fact.source for fact in log.own if fact.type != "session.absent"]
     anew += [fact.time_ms for fact in log.restarts if fact.source in servers]
     return any(moment_ms > start_ms and moment_ms >= seen_ms for moment_ms in anew)
 
@@ -167,7 +168,7 @@ def _hours(log: _Log, as_of_ms: int, orphan_after_ms: int) -> list[tuple[int, in
 
 def _meters(own: list[_Fact]) -> list[str]:
     """Return the meters that a session feeds (R16); none where no event told its kind."""
-    kind = max(fact.data.get("kind") or "" for fact in own)
+    kind = max(fact.data.get("kind") or "" for fact in own if fact.type != "session.absent")
     carries = ("session.connected", "session.disconnected")
     has_number = any(fact.data.get("number") for fact in own if fact.type in carries)
     return [meter for meter, needs_number in METERS_OF_KIND.get(kind, []) if has_number or not needs_number]

@@ -1,8 +1,5 @@
 """Bytes to events and back: nothing is lost on the way, and the same thing is always the same bytes."""
 
-import base64
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +8,7 @@ from pipeline import codec
 from pipeline.metering.events import Event, EventType, InvalidEvent, Reason
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Room, Session
-from pipeline.metering.units import EARLIEST_MS, NEVER_MS
+from pipeline.metering.units import NEVER_MS
 from tests.metering.builders import METERS, clock
 
 _EVENT = (
@@ -28,8 +25,8 @@ _texts = st.just("") | _names
 _times_ms = st.integers(0, NEVER_MS)
 _counts = st.integers(0, 2**63 - 1)
 _sessions = st.builds(
-    Session, _texts, _texts, _texts, _texts, _texts, _times_ms, _times_ms, _times_ms, _times_ms, _counts, _counts,
-    st.frozensets(_names, max_size=3),
+    Session, _texts, _texts, _texts, _texts, _texts, _times_ms, _times_ms, _times_ms, _times_ms, _times_ms,
+    _counts, _counts, st.frozensets(_names, max_size=3),
 )  # fmt: skip
 _rollups = st.builds(
     Rollup, _names, _names, _times_ms, st.integers(1, 2**32 - 1), _counts, _counts,
@@ -116,23 +113,3 @@ def _in_base_units(text: str, unit_size: int) -> tuple[int, int]:
     whole, _, decimals = text.partition(".")
     scale: int = 10 ** len(decimals)
     return divmod(int(whole + decimals) * unit_size, scale)
-
-
-@given(st.binary(max_size=60), st.integers(0, 2**31), st.integers(0, 2**62), st.sampled_from(Reason))
-def test_a_dead_letter_says_where_it_came_from_and_keeps_its_bytes(
-    payload: bytes, partition: int, offset: int, reason: Reason
-) -> None:
-    """R21: topic, partition, offset, reason and time; the payload byte for byte."""
-    headers = codec.dead_letter_headers("lifecycle", partition, offset, EARLIEST_MS, InvalidEvent(reason, "naïve"))
-    document = codec.dead_letter_document(b"acme/RM_1", payload, headers)
-    assert base64.b64decode(document.pop("payload_base64")) == payload
-    expected: dict[str, Any] = {"topic": "lifecycle", "partition": partition, "offset": offset, "reason": reason.value}
-    assert document == expected | {"detail": "naïve", "time": "2000-01-01T00:00:00.000Z", "key": "acme/RM_1"}
-
-
-def test_a_dead_letter_without_key_or_value_says_so() -> None:
-    """R21: nothing is not the same as empty."""
-    headers = codec.dead_letter_headers("lifecycle", 0, 0, EARLIEST_MS, InvalidEvent(Reason.NOT_JSON, "no value"))
-    document = codec.dead_letter_document(None, None, headers)
-    assert (document["key"], document["payload_base64"]) == (None, None)
-    assert codec.dead_letter_document(b"", b"", headers)["payload_base64"] == ""

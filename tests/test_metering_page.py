@@ -5,6 +5,7 @@ import pytest
 from tests.metering.builders import (
     Document,
     aborted,
+    absent,
     bill,
     clock,
     connected,
@@ -192,6 +193,21 @@ def test_a_room_or_server_that_begins_anew_ends_its_silent_sessions(again: Docum
     """R9: at once, where they were last seen; a session that is seen again goes on."""
     assert bill([connected("14:00:00"), sampled("14:02:05"), again], "14:30:00") == {_14: 3}
     assert bill([connected("14:00:00"), sampled("14:10:05"), again], "14:30:00") == {_14: 30}
+
+
+def test_a_session_that_its_server_does_not_know_any_more_ends_where_it_was_last_seen() -> None:
+    """R9, as for a server that restarts: it is presumed, until something real is heard of the session."""
+    log = [connected("14:00:00"), sampled("14:02:05"), absent("14:10:00")]
+    assert bill(log, "14:30:00") == {_14: 3}
+    assert bill([*log, disconnected("14:12:00")], "14:30:00") == {_14: 12}
+
+
+def test_a_session_first_heard_of_from_its_server_is_billed_from_the_begin_that_it_reports() -> None:
+    """R3: as for a disconnect whose connect was lost; a connect that arrives late replaces it."""
+    log = [sampled("14:20:00", kind="agent", connected_at="2026-09-21T14:10:00Z"), disconnected("14:30:00")]
+    assert bill(log, _LATER) == {_14: 20}
+    assert bill([*log, connected("14:10:30")], _LATER) == {_14: 20}
+    assert bill([*log, connected("14:11:00")], _LATER) == {_14: 19}
 
 
 def test_the_start_of_a_sessions_own_room_does_not_end_it() -> None:

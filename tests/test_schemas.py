@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pipeline.codec import dead_letter_document, dead_letter_headers, rollup_document
+from pipeline import deadletter
+from pipeline.codec import rollup_document
 from pipeline.metering.events import EventType, InvalidEvent, Reason, parse_event
 from pipeline.metering.meters import Kind, parse_meters
 from pipeline.metering.rollup import Rollup, Status, quantities, rollup_id
@@ -33,7 +34,8 @@ _TABLE: Final[dict[str, tuple[set[str], set[str]]]] = {
         _CONNECTION | {"kind", "connected_at", "reason", "bytes_in", "bytes_out", "reported_duration_ms"},
     ),
     "session.aborted": ({"project", "room", "session"}, {"kind", "reason"}),
-    "session.sampled": ({"project", "room", "session"}, {"kind", "bytes_in", "bytes_out"}),
+    "session.sampled": ({"project", "room", "session"}, {"kind", "connected_at", "bytes_in", "bytes_out"}),
+    "session.absent": ({"project", "room", "session"}, set()),
     "job.dispatched": ({"project", "room", "job"}, {"agent", "identity", "status"}),
     "job.ended": ({"project", "room", "job"}, {"agent", "identity", "status"}),
     "server.restarted": (set(), set()),
@@ -235,8 +237,8 @@ def test_every_dead_letter_we_show_is_valid_by_its_schema(
     key: bytes | None, value: bytes | None, reason: Reason
 ) -> None:
     """R21: any bytes as key and value, and every reason, as the codec writes it."""
-    headers = dead_letter_headers("lifecycle", 3, 40_917, EARLIEST_MS, InvalidEvent(reason, "id is required"))
-    document = dead_letter_document(key, value, headers)
+    headers = deadletter.record_headers("lifecycle", 3, 40_917, EARLIEST_MS, InvalidEvent(reason, "id is required"))
+    document = deadletter.document(key, value, headers)
     Draft202012Validator(_schema(_SCHEMAS / "dead-letter.v1.json")).validate(document)
 
 

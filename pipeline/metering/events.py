@@ -27,6 +27,7 @@ class EventType(StrEnum):
     SESSION_DISCONNECTED = "session.disconnected"
     SESSION_ABORTED = "session.aborted"
     SESSION_SAMPLED = "session.sampled"
+    SESSION_ABSENT = "session.absent"
     JOB_DISPATCHED = "job.dispatched"
     JOB_ENDED = "job.ended"
     SERVER_RESTARTED = "server.restarted"
@@ -95,6 +96,7 @@ _REQUIRED: Final[dict[EventType, tuple[str, ...]]] = {
     EventType.SESSION_DISCONNECTED: ("project", "room", "session"),
     EventType.SESSION_ABORTED: ("project", "room", "session"),
     EventType.SESSION_SAMPLED: ("project", "room", "session"),
+    EventType.SESSION_ABSENT: ("project", "room", "session"),
     EventType.JOB_DISPATCHED: ("project", "room", "job"),
     EventType.JOB_ENDED: ("project", "room", "job"),
     EventType.SERVER_RESTARTED: (),
@@ -109,7 +111,7 @@ _OPTIONAL: Final[dict[EventType, tuple[str, ...]]] = {
     EventType.SESSION_CONNECTED: _CONNECTION,
     EventType.SESSION_DISCONNECTED: (*_CONNECTION, "connected_at", "bytes_in", "bytes_out"),
     EventType.SESSION_ABORTED: ("kind",),
-    EventType.SESSION_SAMPLED: ("kind", "bytes_in", "bytes_out"),
+    EventType.SESSION_SAMPLED: ("kind", "connected_at", "bytes_in", "bytes_out"),
     EventType.JOB_DISPATCHED: ("agent", "identity"),
     EventType.JOB_ENDED: ("agent", "identity"),
     EventType.USAGE_RECORDED: ("room", "session"),
@@ -155,7 +157,7 @@ def quick_event(document: dict[str, Any]) -> Event | None:
         elif event_type is _SAMPLED or event_type is _ABORTED:
             session, kind = data["session"], get("kind", "")
             if event_type is _SAMPLED:
-                bytes_in, bytes_out = get("bytes_in"), get("bytes_out")
+                connected_at, bytes_in, bytes_out = get("connected_at"), get("bytes_in"), get("bytes_out")
         elif event_type is _ROOM_STARTED:
             region, started_at = get("region", ""), get("started_at")
         elif event_type is not _ROOM_ENDED:

@@ -19,6 +19,7 @@ RoomKey = tuple[str, str]
 # Bound once: reading a member from its class costs 100 ns, several times per event.
 _CONNECTED: Final = EventType.SESSION_CONNECTED
 _SAMPLED: Final = EventType.SESSION_SAMPLED
+_ABSENT: Final = EventType.SESSION_ABSENT
 _NONE: Final[frozenset[str]] = frozenset()
 _NO_TIMES: Final[frozenset[int]] = frozenset()
 
@@ -34,9 +35,10 @@ class Session:
     """Facts of one connection of one participant to one room (R2). Times in ms.
 
     `connected_at_ms` is the earliest observed connect, `begun_at_ms` the earliest begin that a
-    disconnect reported (R3), `disconnected_at_ms` the earliest disconnect or abort (R5),
-    `last_seen_ms` the latest sign of life (R9). Texts are joined by max: '' is the bottom, and of
-    two different values the greater one stays, whatever the order.
+    disconnect or a sample reported (R3), `disconnected_at_ms` the earliest disconnect or abort (R5),
+    `last_seen_ms` the latest sign of life (R9), `absent_at_ms` the latest moment at which its server,
+    when asked, did not know it. Texts are joined by max: '' is the bottom, and of two different
+    values the greater one stays, whatever the order.
     """
 
     kind: str = ""
@@ -48,17 +50,22 @@ class Session:
     begun_at_ms: int = NEVER_MS
     disconnected_at_ms: int = NEVER_MS
     last_seen_ms: int = NOT_SEEN_MS
+    absent_at_ms: int = NOT_SEEN_MS
     bytes_in: int = 0
     bytes_out: int = 0
     sources: frozenset[str] = _NONE
 
-    def observe(self, event: Event) -> None:  # noqa: C901 - one flat list of fields, on the hot path
+    def observe(self, event: Event) -> None:  # noqa: C901, PLR0912 - one flat list of fields, on the hot path
         """Join what a session.* event says."""
         time_ms = event.time_ms
         if event.type is _CONNECTED:
             self.connected_at_ms = min(self.connected_at_ms, time_ms)
-        elif event.type is not _SAMPLED:
-            self.disconnected_at_ms = min(self.disconnected_at_ms, time_ms)
+        elif event.type is _ABSENT:
+            self.absent_at_ms = max(self.absent_at_ms, time_ms)
+            return  # says nothing else: whoever did not find it did not see it
+        else:
+            if event.type is not _SAMPLED:
+                self.disconnected_at_ms = min(self.disconnected_at_ms, time_ms)
             if event.connected_at_ms is not None:
                 self.begun_at_ms = min(self.begun_at_ms, event.connected_at_ms)
         self.last_seen_ms = max(self.last_seen_ms, time_ms)
@@ -91,6 +98,7 @@ class Session:
         self.begun_at_ms = min(self.begun_at_ms, other.begun_at_ms)
         self.disconnected_at_ms = min(self.disconnected_at_ms, other.disconnected_at_ms)
         self.last_seen_ms = max(self.last_seen_ms, other.last_seen_ms)
+        self.absent_at_ms = max(self.absent_at_ms, other.absent_at_ms)
         self.bytes_in = max(self.bytes_in, other.bytes_in)
         self.bytes_out = max(self.bytes_out, other.bytes_out)
         self.sources = shared_set(self.sources | other.sources)
@@ -134,6 +142,7 @@ _OF_A_ROOM = frozenset(
         EventType.SESSION_DISCONNECTED,
         EventType.SESSION_ABORTED,
         EventType.SESSION_SAMPLED,
+        EventType.SESSION_ABSENT,
     },
 )
 

@@ -47,7 +47,7 @@ def timeline(
     end_presumed = ended_at_ms == NEVER_MS and _is_orphan(
         started_at_ms,
         session.last_seen_ms,
-        max(room.started_at_ms, restarted_at_ms),
+        max(room.started_at_ms, restarted_at_ms, session.absent_at_ms),
         as_of_ms - orphan_after_ms,
     )
     if end_presumed:
@@ -56,10 +56,10 @@ def timeline(
     return Timeline(started_at_ms, max(started_at_ms, ended_at_ms), start_inferred, end_presumed, clock_skew)
 
 
-def _is_orphan(started_at_ms: int, last_seen_ms: int, begun_again_at_ms: int, silent_since_ms: int) -> bool:
-    """R9: silent for too long, or silent since its room or server began anew after its start."""
-    begun_again = begun_again_at_ms > started_at_ms and begun_again_at_ms >= last_seen_ms
-    return begun_again or last_seen_ms <= silent_since_ms
+def _is_orphan(started_at_ms: int, last_seen_ms: int, gone_at_ms: int, silent_since_ms: int) -> bool:
+    """R9: silent for too long, or since its room or server began anew, or its server did not know it any more."""
+    is_gone = gone_at_ms > started_at_ms and gone_at_ms >= last_seen_ms
+    return is_gone or last_seen_ms <= silent_since_ms
 
 
 def is_live(session: Session, room: Room) -> bool:

@@ -62,6 +62,8 @@ def _session(chance: random.Random, room: Room) -> Session:
         return replace(session, connected_at_ms=start_ms, disconnected_at_ms=NEVER_MS, last_seen_ms=silent_since_ms)
     seen_ms = max((t for t in (session.connected_at_ms, session.disconnected_at_ms) if t != NEVER_MS), default=start_ms)
     session.last_seen_ms = seen_ms + chance.choice((0, 0, 1, 30_000, 5 * MS_PER_HOUR))
+    if chance.random() < 0.1:
+        session.absent_at_ms = seen_ms + chance.choice((-1, 0, 1, 30_000, MS_PER_HOUR))
     if chance.random() < 0.3:
         room.ends_ms |= {start_ms + chance.choice((-MS_PER_HOUR, -1, 0, 1, length_ms, 2 * MS_PER_DAY))}
     if chance.random() < 0.1:

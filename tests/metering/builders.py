@@ -65,6 +65,11 @@ def sampled(time: str | int, session: str = "PA_1", source: str = "sfu-1", **dat
     return of_room("session.sampled", time, source, session=session, **data)
 
 
+def absent(time: str | int, session: str = "PA_1", source: str = "reconcile/sfu-1", **data: object) -> Document:
+    """Return a server's answer that it does not know a session in acme's RM_1 any more."""
+    return of_room("session.absent", time, source, session=session, **data)
+
+
 def aborted(time: str | int, session: str = "PA_1", source: str = "sfu-1", **data: object) -> Document:
     """Return the abort of a session in acme's RM_1."""
     return of_room("session.aborted", time, source, session=session, **data)
