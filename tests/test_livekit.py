@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from pipeline.livekit import canonical
+from pipeline.livekit import EVENTS, canonical
 from pipeline.metering.events import InvalidEvent, Reason, parse_event
 from pipeline.metering.meters import parse_meters
 from pipeline.metering.session import Facts
@@ -22,7 +22,7 @@ _CALL = [
 ]
 _T0_S = 1_789_999_200  # 2026-09-21T14:00:00Z
 _ROOM = "RM_7Yk3hQpWvTzD"
-_EGRESS = "EG_Bu37AhhwbBtN@1789999207000"
+_EGRESS = "EG_Bu37AhhwbBtN"
 _INGRESS = "IN_Qx8yPzR4tWvU@RT_d3F5g7H9jK1l"
 _MARKER = "planted-secret"
 
@@ -53,6 +53,11 @@ def _joined(**participant: Any) -> dict[str, Any]:
 def _egress(event: str, *, start_s: int | None = None, **info: Any) -> dict[str, Any]:
     started = {} if start_s is None else {"startedAt": _ns(start_s)}
     return _webhook(event, egressInfo={"egressId": "EG_1", "roomId": "RM_1", **started, **info})
+
+
+def _ingress(event: str, **info: Any) -> dict[str, Any]:
+    state = {"roomId": "RM_1", "resourceId": "RT_1", "startedAt": _ns(0)}
+    return _webhook(event, ingressInfo={"ingressId": "IN_1", "state": state, **info})
 
 
 def _ns(after_t0_s: int) -> str:
@@ -158,14 +163,18 @@ def test_an_old_server_tells_the_begin_in_seconds() -> None:
         ("BRIDGE", "participant"),
         ("AGENT", "agent"),
         ("SIP", "sip"),
+        (0, "participant"),
+        (3, "sip"),
+        (4, "agent"),
+        (7, "participant"),
     ],
 )
-def test_a_kind_of_participant_is_one_of_ours(kind: str | None, canonical_kind: str) -> None:
-    """R16: the kinds that meters know; STANDARD is left out on the wire."""
+def test_a_kind_of_participant_is_one_of_ours(kind: str | int | None, canonical_kind: str) -> None:
+    """R16: the kinds that meters know; STANDARD is left out on the wire, and a number is as good as its name."""
     assert _data(_joined(kind=kind))["kind"] == canonical_kind
 
 
-@pytest.mark.parametrize("kind", ["HOLOGRAM", 9, 0, "PARTICIPANT", "agent", "SIP2"])
+@pytest.mark.parametrize("kind", ["HOLOGRAM", 9, 5, -1, "PARTICIPANT", "agent", "SIP2"])
 def test_an_unknown_kind_is_quarantined_and_not_billed_as_another(kind: str | int) -> None:
     """R21: the core refuses it as unknown_kind, even where its name looks like one of ours."""
     (document,) = canonical(_joined(kind=kind) | {"event": "participant_left"}, "acme")
@@ -218,6 +227,77 @@ def test_no_secret_and_nothing_personal_passes() -> None:
     assert "SecretR4nd0m" not in text
 
 
+class _Hashed:
+    """A project that keeps no identity but its length, and takes hosted agents alone for agents."""
+
+    agents: Literal["hosted"] = "hosted"
+
+    def identity_of(self, identity: str) -> str:
+        return f"{len(identity)} characters"
+
+
+@pytest.mark.parametrize(
+    ("participant", "kind"),
+    [
+        ({"kind": "AGENT", "kindDetails": ["CLOUD_AGENT"]}, "agent"),
+        ({"kind": "AGENT", "kindDetails": ["FORWARDED", "CLOUD_AGENT"]}, "agent"),
+        ({"kind": 4, "kind_details": [0]}, "agent"),
+        ({"kind": "AGENT", "kindDetails": ["FUTURE", 99]}, "participant"),
+        ({"kind": "AGENT"}, "participant"),
+        ({"permission": {"agent": True}}, "participant"),
+        ({"kindDetails": ["CLOUD_AGENT"]}, "participant"),
+        ({"kind": "SIP", "kindDetails": ["CLOUD_AGENT"]}, "sip"),
+    ],
+)
+def test_a_project_may_take_hosted_agents_alone_for_agents(participant: dict[str, Any], kind: str) -> None:
+    """R16: an agent without CLOUD_AGENT is a participant like any other then."""
+    (document,) = canonical(_joined(**participant), "acme", policy=_Hashed())
+    assert document["data"]["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    "participant",
+    [
+        {"kind": "AGENT", "kindDetails": ["SIMULATION"]},
+        {"kind": "AGENT", "attributes": {"lk.publish_on_behalf": "agent-AJ_1"}},
+        {"permission": {"agent": True}},
+        {"kind": "STANDARD", "permission": {"agent": True, "hidden": True}},
+    ],
+)
+def test_whoever_is_an_agent_is_billed_as_one_unless_the_project_says_otherwise(participant: dict[str, Any]) -> None:
+    """R2, R16: test traffic, an avatar beside its agent, and agents of servers that knew no kinds."""
+    assert _data(_joined(**participant))["kind"] == "agent"
+
+
+@pytest.mark.parametrize("permission", [{}, {"agent": False}, {"agent": "yes"}, {"recorder": True}])
+def test_a_participant_without_an_agents_permission_is_none(permission: dict[str, Any]) -> None:
+    """R16: STANDARD is left out on the wire, and so is a permission that is not given."""
+    assert _data(_joined(permission=permission))["kind"] == "participant"
+
+
+@pytest.mark.parametrize(
+    ("payload", "identity"),
+    [
+        (_joined(), "3 characters"),
+        (_joined(kind="AGENT"), "3 characters"),
+        (_joined(kind="BRIDGE"), "3 characters"),
+        (_webhook("agent_job_started", job={"id": "AJ_1", "state": {"participantIdentity": "bo"}}), "2 characters"),
+        (_ingress("ingress_started", participantIdentity="cam"), "3 characters"),
+        (_joined(identity=""), None),
+        (_joined(kind="SIP"), None),
+        (_joined(kind="CONNECTOR"), None),
+        (_joined(kind="HOLOGRAM"), None),
+        (_joined(identity="sip_+15105550100"), None),
+    ],
+)
+def test_an_identity_passes_as_the_project_wants_it_and_a_callers_never(
+    payload: dict[str, Any], identity: str | None
+) -> None:
+    """Identities of agents and of imports too; of a kind that may be a phone's, none."""
+    (document,) = canonical(payload, "acme", policy=_Hashed())
+    assert document["data"].get("identity") == identity
+
+
 def test_a_label_that_is_unfit_does_not_cost_the_event() -> None:
     """R21: an identity may be anything at LiveKit; what the core would refuse is left out."""
     assert "identity" not in _data(_joined(identity="a\nb"))
@@ -232,6 +312,16 @@ def test_a_recording_is_billed_from_its_first_to_its_last_byte() -> None:
         _egress("egress_ended", start_s=0, endedAt=_ns(80), status="EGRESS_COMPLETE", fileResults=[file]),
     ]
     assert _minutes(events) == {"recording_export_minutes": 1}
+
+
+def test_a_recording_with_several_results_is_billed_from_the_first_to_the_last() -> None:
+    """R1: a file from 10 s to 30 s and a stream from 20 s to 71 s are 61 s: 2 minutes."""
+    results: dict[str, Any] = {
+        "fileResults": [{"startedAt": _ns(10), "endedAt": _ns(30)}],
+        "streamResults": [{"startedAt": _ns(20), "endedAt": _ns(71)}],
+    }
+    connected, disconnected = canonical(_egress("egress_ended", status="EGRESS_COMPLETE", **results), "acme")
+    assert (connected["time"][14:19], disconnected["time"][14:19]) == ("00:10", "01:11")
 
 
 @pytest.mark.parametrize("ended_at", [_ns(9), "-62135596800000000000", None])
@@ -258,11 +348,28 @@ def test_a_recording_that_failed_before_it_recorded_is_not_billed() -> None:
 
 
 def test_two_runs_of_one_recording_are_two_sessions() -> None:
-    """R2: one egress id, another startedAt: 10 s and 10 s are 2 minutes."""
+    """R2: a recording that is tried again keeps its id and counts: 10 s and 10 s are 2 minutes."""
     runs = [
-        _egress("egress_ended", start_s=at_s, endedAt=_ns(at_s + 10), status="EGRESS_COMPLETE") for at_s in (0, 100)
+        _egress("egress_ended", start_s=at_s, endedAt=_ns(at_s + 10), status="EGRESS_COMPLETE", retryCount=retry)
+        for retry, at_s in ((0, 0), (1, 100))
     ]
     assert _minutes(runs) == {"recording_export_minutes": 2}
+
+
+def test_a_count_of_runs_that_is_none_is_the_first() -> None:
+    """Canonical event: an id stays an id, whatever the number."""
+    started = _egress("egress_started", retryCount=2**64)
+    assert _data(started)["session"] == "EG_1"
+
+
+def test_one_run_of_a_recording_is_one_session_whatever_its_start() -> None:
+    """R2: the launcher tells another startedAt than the recorder: 70 s from ACTIVE to the crash are 2 minutes."""
+    events = [
+        _egress("egress_started", start_s=0),
+        _egress("egress_updated", start_s=1, updatedAt=_ns(2), status="EGRESS_ACTIVE"),
+        _egress("egress_ended", start_s=0, endedAt=_ns(72), status="EGRESS_FAILED"),
+    ]
+    assert _minutes(events) == {"recording_export_minutes": 2}
 
 
 def test_a_recording_that_never_got_an_id_yields_nothing() -> None:
@@ -271,8 +378,8 @@ def test_a_recording_that_never_got_an_id_yields_nothing() -> None:
 
 
 def test_the_recording_of_a_web_page_is_a_room_of_its_own() -> None:
-    """Canonical event: a room is required, and a web page has none."""
-    started = _webhook("egress_started", room={}, egressInfo={"egressId": "EG_web"})
+    """Canonical event: a room is required, and a web page has none; a room's name is never an id."""
+    started = _webhook("egress_started", room={"name": "r"}, egressInfo={"egressId": "EG_web", "roomName": "r"})
     assert _data(started)["room"] == "EG_web"
 
 
@@ -292,9 +399,16 @@ def test_a_track_of_an_unknown_participant_says_nothing() -> None:
     assert canonical(_webhook("track_published", participant={"identity": "ada"}), "acme") == []
 
 
+def test_a_job_may_be_pending_before_its_room_is_there() -> None:
+    """Canonical event: a room is required; the job is its own until then."""
+    data = _data(_webhook("agent_job_pending", job={"id": "AJ_1", "room": {"name": "support"}}))
+    assert (data["room"], data["status"]) == ("AJ_1", "JS_PENDING")
+
+
 def test_a_webhook_that_nobody_defined_is_ignored() -> None:
     """R21: LiveKit adds kinds of webhooks; they are no error."""
     assert canonical(_webhook("room_metadata_changed"), "acme") == []
+    assert "room_metadata_changed" not in EVENTS
 
 
 def test_canonical_events_of_one_webhook_have_ids_of_their_own() -> None:
@@ -312,9 +426,20 @@ def test_canonical_events_of_one_webhook_have_ids_of_their_own() -> None:
         (_joined() | {"createdAt": "soon"}, Reason.IMPOSSIBLE_TIME),
         (_joined() | {"createdAt": "1" * 5000}, Reason.IMPOSSIBLE_TIME),
         (_joined() | {"createdAt": 1.5e9}, Reason.IMPOSSIBLE_TIME),
+        (_joined() | {"createdAt": "²"}, Reason.IMPOSSIBLE_TIME),
+        (_joined() | {"createdAt": "946684799"}, Reason.IMPOSSIBLE_TIME),
+        (_joined() | {"createdAt": 7_258_118_400}, Reason.IMPOSSIBLE_TIME),
         (_joined(sid=""), Reason.MISSING_FIELD),
         (_joined(kind=["AGENT"]), Reason.WRONG_FIELD),
         (_joined() | {"room": {}}, Reason.MISSING_FIELD),
+        (_joined() | {"room": {"name": "support"}}, Reason.MISSING_FIELD),
+        (_joined() | {"id": "E" * 121}, Reason.WRONG_FIELD),
+        (_joined(sid="PA\n1"), Reason.WRONG_FIELD),
+        (_joined(kind=True), Reason.WRONG_FIELD),
+        (_joined(kind=4.5), Reason.WRONG_FIELD),
+        (_joined(kind=2**31), Reason.WRONG_FIELD),
+        (_joined(kind="+15105550100"), Reason.WRONG_FIELD),
+        (_joined(attributes=[]), Reason.WRONG_FIELD),
         (_joined() | {"room": "RM_1"}, Reason.WRONG_FIELD),
         (_egress("egress_ended", fileResults={}) | {"egressInfo": []}, Reason.WRONG_FIELD),
         (_egress("egress_ended", fileResults=[1]), Reason.WRONG_FIELD),
