@@ -1,0 +1,217 @@
+"""A real Janus server with real participants, and a collector of the events it sends; writes what both say.
+
+A program for a network namespace of its own, as Janus takes no connections from the loopback interface:
+`unshare --net --pid --fork --kill-child python -m tests.janus.rig OUTPUT`. All addresses are fixed, so that the
+files of infra/janus are used as they stand.
+"""
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import ClientError, ClientSession, web
+
+from tests.janus.client import JANUS_URL, SESSION_TIMEOUT_S, now_ms, participant
+
+_ROOT: Final = Path(__file__).parents[2]
+_CREDENTIALS: Final = "Basic " + b64encode(b"janus:a-long-random-password").decode()
+_PATIENCE_S: Final = 15
+#: The type of Janus's events of its own life.
+_CORE: Final = 256
+#: Which delivery is taken and never answered, and which is answered with 503.
+_UNANSWERED: Final = 3
+_REFUSED: Final = 6
+_TRANSPORT: Final = 'general: { json = "compact" base_path = "/janus" http = true port = 8088 ip = "127.0.0.1" }\n'
+
+Json = dict[str, Any]
+
+
+class Collector:
+    """Takes batches of events as a gateway would, and keeps them in the order they came."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.batches: list[list[Json]] = []
+        self._changed = asyncio.Condition()
+
+    async def take(self, request: web.Request) -> web.Response:
+        """Answer one delivery."""
+        if request.headers.get("Authorization") != _CREDENTIALS:
+            return web.Response(status=401)
+        body = await request.json()
+        async with self._changed:
+            self.batches.append(body if isinstance(body, list) else [body])
+            self._changed.notify_all()
+        if len(self.batches) == _UNANSWERED and request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=503 if len(self.batches) == _REFUSED else 200)
+
+    async def until_started(self, times: int) -> None:
+        """Wait until Janus has said so often that it started."""
+        async with asyncio.timeout(_PATIENCE_S), self._changed:
+            await self._changed.wait_for(lambda: self._starts() >= times)
+
+    def _starts(self) -> int:
+        return sum(event["type"] == _CORE for batch in self.batches for event in batch)
+
+
+@asynccontextmanager
+async def _collecting() -> AsyncIterator[Collector]:
+    collector = Collector()
+    app = web.Application(client_max_size=8 * 1_048_576)
+    app.router.add_post("/webhooks/janus", collector.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 8131).start()
+    try:
+        yield collector
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def _janus(folder: Path, http: ClientSession) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run Janus with the configuration of infra/janus, and kill it at the end."""
+    with (folder / "janus.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            "janus", "--configs-folder", str(folder), "--config", str(folder / "janus.jcfg"),
+            "--session-timeout", str(SESSION_TIMEOUT_S), "--disable-colors", stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            while not await _answers(http):
+                pass
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _answers(http: ClientSession) -> bool:
+    try:
+        async with http.get(f"{JANUS_URL}/info") as response:
+            return response.status == web.HTTPOk.status_code
+    except ClientError:
+        return False
+
+
+def _bring_up_network() -> None:
+    """Give this namespace a pair of interfaces that is no loopback, and no way out."""
+    for command in (
+        "link set lo up",
+        "link add rig0 type veth peer name rig1",
+        "address add 10.213.0.1/24 dev rig0",
+        "link set rig0 up",
+        "link set rig1 up",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+
+
+async def _leaves(http: ClientSession) -> Json:
+    """Talk for more than a minute; then say goodbye."""
+    async with participant(http, "ada", "acme-standup") as ada:
+        await ada.create_room()
+        await ada.join()
+        await ada.publish()
+        visitor = asyncio.create_task(_hangs_up(http, ada.record["feed"]))
+        await ada.stay(61.5)
+        await ada.leave()
+        return {"ada": ada.record, "bob": await visitor}
+
+
+async def _hangs_up(http: ClientSession, feed: str) -> Json:
+    """Send and receive for some seconds; then hang up."""
+    async with participant(http, "bob", "acme-standup") as bob:
+        await bob.join()
+        await bob.publish()
+        await bob.receive(feed)
+        await bob.stay(12)
+        await bob.hang_up()
+        return bob.record
+
+
+async def _only_signals(http: ClientSession) -> Json:
+    """Join, and leave without ever connecting; the room is nobody's."""
+    async with participant(http, "cleo", "lobby") as cleo:
+        await cleo.create_room()
+        await cleo.join()
+        await cleo.leave()
+        return {"cleo": cleo.record}
+
+
+async def _is_killed(http: ClientSession) -> Json:
+    """Vanish without a word."""
+    async with participant(http, "owner", "acme-desk") as owner:
+        await owner.create_room()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.janus.client", "dan", "acme-desk", stdout=subprocess.PIPE, cwd=_ROOT
+        )
+        assert process.stdout is not None
+        session, handle, connected_at_ms = (await asyncio.wait_for(process.stdout.readline(), _PATIENCE_S)).split()
+        await owner.stay(4)
+        process.send_signal(signal.SIGKILL)
+        record = {"name": "dan", "room": "acme-desk", "how": "kill", "ended_at_ms": now_ms()}
+        await process.wait()
+        await owner.stay(SESSION_TIMEOUT_S + 4)
+        record |= {"session": session.decode(), "handle": handle.decode(), "connected_at_ms": int(connected_at_ms)}
+        return {"dan": record}
+
+
+async def _is_closed_out(http: ClientSession) -> Json:
+    """Stay until the room is destroyed."""
+    async with participant(http, "owner", "beta-lab") as owner, participant(http, "eve", "beta-lab") as eve:
+        await owner.create_room()
+        await eve.join()
+        await eve.publish()
+        await eve.stay(7)
+        eve.record["ended_at_ms"] = now_ms()
+        await owner.destroy_room()
+        await eve.lost("destroyed")
+        return {"eve": eve.record}
+
+
+async def _scenario(folder: Path) -> Json:
+    """Play all of it; return what the driver knows and what Janus sent."""
+    async with _collecting() as collector, ClientSession() as http:
+        async with _janus(folder, http) as server:
+            parts = await asyncio.gather(_leaves(http), _only_signals(http), _is_killed(http), _is_closed_out(http))
+            async with participant(http, "zoe", "beta-night") as zoe:
+                await zoe.create_room()
+                await zoe.join()
+                await zoe.publish()
+                await zoe.stay(7)
+                zoe.record |= {"how": "crash", "ended_at_ms": now_ms()}
+                server.kill()
+                await server.wait()
+        async with _janus(folder, http):
+            await collector.until_started(2)
+        records = {name: record for part in parts for name, record in part.items()} | {"zoe": zoe.record}
+        return {"participants": records, "batches": collector.batches}
+
+
+def main(output: Path) -> None:
+    """Prepare the namespace and Janus's configuration, play the scenario, write what came of it as JSON."""
+    _bring_up_network()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in (_ROOT / "infra" / "janus").glob("*.jcfg"):
+            shutil.copy(file, folder)
+        (folder / "janus.transport.http.jcfg").write_text(_TRANSPORT)
+        try:
+            output.write_text(json.dumps(asyncio.run(_scenario(folder))))
+        finally:
+            shutil.copy(folder / "janus.log", output.with_suffix(".log"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
