@@ -110,8 +110,10 @@ class Producer:
             if waiting := self._futures():
                 await asyncio.wait(waiting, timeout=_CLOSE_TIMEOUT_S)
         finally:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            # More than once: what the library waits for while it connects can swallow a cancellation.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=0.1)
         if not self._task.cancelled():
             self._task.result()
 
@@ -151,6 +153,7 @@ class Producer:
             raise SendRefused("a record needs a key or a value")
         await self._room.acquire()
         if self._closed:
+            self._room.release()  # whoever waits behind has to hear it too
             raise ProducerClosed("the producer is not running")
         self._count += 1
         future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
@@ -270,16 +273,17 @@ class Producer:
 async def _give(client: Any, pending: _Pending) -> asyncio.Future[Any]:
     """Hand one record to the client; its answer comes later, the last copy's where there are several."""
     partitions = await client.partitions_for(pending.topic)
+    headers = list(pending.headers)  # the library takes nothing else
     if pending.partition == EVERY_PARTITION:
         copies = [
-            await client.send(pending.topic, pending.value, pending.key, partition, headers=pending.headers)
+            await client.send(pending.topic, pending.value, pending.key, partition, headers=headers)
             for partition in sorted(partitions)
         ]
         return asyncio.ensure_future(_last(copies))
     if pending.partition not in (None, *partitions):
         raise SendRefused(f"there is no partition {pending.partition}")
     answer: asyncio.Future[Any] = await client.send(
-        pending.topic, pending.value, pending.key, pending.partition, headers=pending.headers
+        pending.topic, pending.value, pending.key, pending.partition, headers=headers
     )
     return answer
 
