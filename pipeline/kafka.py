@@ -7,13 +7,13 @@ partition that murmur2 says, as in Kafka's own client.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -39,6 +39,10 @@ class TopicMismatch(ValueError):
 
 class OffsetsLost(LookupError):
     """The offset to read from is no longer (retention) or not yet (topic created anew) in the log."""
+
+
+class DeletionRefused(RuntimeError):
+    """The brokers cannot or may not delete records of this topic; the message says why."""
 
 
 class Record(NamedTuple):
@@ -123,9 +127,25 @@ async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
 
+async def delete_records(bootstrap: str, topic: str, before_offsets: Mapping[int, int]) -> None:
+    """Delete the records of each partition before an offset; a topic gives up its oldest only.
+
+    Raises DeletionRefused, KafkaAway.
+    """
+    async with _admin(bootstrap) as admin:
+        try:
+            await admin.delete_records(
+                {TopicPartition(topic, number): RecordsToDelete(offset) for number, offset in before_offsets.items()}
+            )
+        except (kafka_errors.BrokerResponseError, kafka_errors.IncompatibleBrokerVersion) as error:
+            if error.retriable:
+                raise
+            raise DeletionRefused(f"{bootstrap} does not delete records of {topic!r}: {error}") from error
+
+
 async def read_topic(
     bootstrap: str, topic: str, from_offsets: Mapping[int, int] | None = None
-) -> AsyncIterator[Record]:
+) -> AsyncGenerator[Record, None]:
     """Yield the records from some offsets (default: the earliest) to the ends as they are now, then stop.
 
     In order within a partition. Raises KafkaAway, TopicMismatch, and OffsetsLost rather than skip a gap.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from pipeline import deadletter
+from pipeline.dead_letter_text import ADVICE, advice, payload_text, visible
 from pipeline.metering.events import InvalidEvent, Reason
 from pipeline.metering.units import EARLIEST_MS
 
@@ -108,3 +109,39 @@ def test_a_dead_letters_project_is_its_headers_else_its_payloads_else_its_keys(
 ) -> None:
     """Whoever authenticated is known for certain; a payload and a key only say so."""
     assert deadletter.project_of(key, value, headers) == project
+
+
+def test_there_is_advice_for_every_reason() -> None:
+    """R21: the closed list; each says whether a replay can help."""
+    assert ADVICE.keys() == set(Reason)
+    assert [reason for reason in Reason if "replay" not in advice(reason)] == []
+    assert "newer version" in advice("a reason of next year")
+
+
+@given(st.none() | st.binary() | st.text().map(str.encode))
+def test_a_payload_is_shown_without_acting_on_the_terminal(value: bytes | None) -> None:
+    """What anybody sent is on an operator's screen: no control characters, no change of direction."""
+    assert payload_text(value).replace("\n", "").isprintable()
+
+
+@given(st.text())
+def test_a_text_made_visible_stays_itself_where_it_was(text: str) -> None:
+    """Letters of any script are shown as they are."""
+    assert visible(text).replace("\n", "").isprintable()
+    assert visible("Zürich 東京") == "Zürich 東京"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b'{"quantity":1000000000000000000000000000000}', '{\n  "quantity": 1000000000000000000000000000000\n}'),
+        (b"PA_1 joined\x1b[2J", "PA_1 joined\\x1b[2J"),
+        (b"\xff\x00\x01", "ff 00 01"),
+        (b"[" * 50_000, "[" * 16_384 + "\n... 50000 bytes in all"),
+        (None, "no payload: the record has no value"),
+    ],
+    ids=["JSON", "text", "bytes", "too much", "nothing"],
+)
+def test_a_payload_is_shown_as_what_it_is(value: bytes | None, shown: str) -> None:
+    """JSON in lines with its numbers as they came, text with escapes, bytes in hex, and never too much."""
+    assert payload_text(value) == shown
