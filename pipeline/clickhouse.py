@@ -168,7 +168,7 @@ class Store:
         """Migrate with migrations other than those that ship."""
         with _translated():
             self._client.command(migrations.create_versions(self._target))
-            applied = dict(self._query("SELECT version, checksum FROM schema_versions"))
+            applied = dict(self.query("SELECT version, checksum FROM schema_versions"))
             try:
                 pending = migrations.pending(files, applied)
             except migrations.InvalidSchema as error:
@@ -191,7 +191,7 @@ class Store:
 
     def usage(self, query: UsageQuery) -> list[tuple[CellKey, Usage]]:
         """Return increments per project, meter and hour, in key order: `metering.usage.usage`, from what is stored."""
-        rows = self._query(
+        rows = self.query(
             _USAGE,
             as_of=_time(query.as_of_ms),
             orphan_after_ms=query.orphan_after_ms,
@@ -202,7 +202,7 @@ class Store:
 
     def sessions(self, query: SessionQuery) -> list[SessionRow]:
         """Return sessions with their times and flags, last seen first."""
-        rows = self._query(
+        rows = self.query(
             _SESSIONS,
             as_of=_time(query.as_of_ms),
             orphan_after_ms=query.orphan_after_ms,
@@ -223,16 +223,16 @@ class Store:
     def rollups(self, query: RollupQuery) -> list[Rollup]:
         """Return every revision, in the order of project, meter, hour and revision."""
         parameters = _span(query.from_ms, query.to_ms, query.project)
-        return [Rollup(*row) for row in self._query(_ROLLUPS, meter=query.meter or "", **parameters)]
+        return [Rollup(*row) for row in self.query(_ROLLUPS, meter=query.meter or "", **parameters)]
 
     def latest_rollups(self, from_ms: int = 0, to_ms: int | None = None) -> dict[CellKey, Rollup]:
         """Return the highest revision of every cell whose hour starts in [from_ms, to_ms)."""
-        rollups = (Rollup(*row) for row in self._query(_LATEST_ROLLUPS, meter="", **_span(from_ms, to_ms, None)))
+        rollups = (Rollup(*row) for row in self.query(_LATEST_ROLLUPS, meter="", **_span(from_ms, to_ms, None)))
         return {rollup.key: rollup for rollup in rollups}
 
     def progress(self, topic: str) -> dict[int, tuple[int, int]]:
         """Return, by partition, the offset to process next and the newest broker time processed, in ms."""
-        rows = self._query(_PROGRESS, topic=topic)
+        rows = self.query(_PROGRESS, topic=topic)
         return {partition: (next_offset, broker_time_ms) for partition, next_offset, broker_time_ms in rows}
 
     def open_rooms(self) -> Iterator[tuple[str, str, Room]]:
@@ -240,15 +240,20 @@ class Store:
 
         For a worker that has to rebuild its state: the facts stored are at least those of every committed offset.
         """
-        for project, name, sessions, ends_ms, started_at_ms in self._query(_OPEN_ROOMS, never=_time(NEVER_MS)):
+        for project, name, sessions, ends_ms, started_at_ms in self.query(_OPEN_ROOMS, never=_time(NEVER_MS)):
             room = Room(frozenset(ends_ms), started_at_ms)
             for session, *facts, sources in sessions:
                 room.sessions[session] = Session(*facts)
                 room.sessions[session].sources = shared_set(frozenset(sources))
             yield project, name, room
 
+    def insert(self, name: str, table: pa.Table) -> None:
+        """Insert rows into a table."""
+        with _translated():
+            self._insert(name, table)
+
     def _sync_meters(self, meters: Meters) -> None:
-        rows = self._query("SELECT name, measures, kind, with_number, unit, unit_size, increment FROM meters")
+        rows = self.query("SELECT name, measures, kind, with_number, unit, unit_size, increment FROM meters")
         table = meter_table(meters, time.time_ns() // 1_000_000)
         if set(map(tuple, rows)) != set(zip(*table.drop_columns("since").to_pydict().values(), strict=True)):
             self._insert("meter_tables", table)
@@ -256,7 +261,8 @@ class Store:
     def _insert(self, name: str, table: pa.Table) -> None:
         self._client.insert_arrow(name, table, settings=self._write_settings)
 
-    def _query(self, sql: str, **parameters: object) -> Sequence[Any]:
+    def query(self, sql: str, **parameters: object) -> Sequence[Any]:
+        """Return the rows that a query gives; its text is constant, its values are bound."""
         with _translated():
             return self._client.query(sql, parameters).result_rows
 

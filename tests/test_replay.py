@@ -69,7 +69,7 @@ def test_a_file_replayed_again_backwards_changes_nothing(store: Store) -> None:
     list(_replay(store, _EVENTS))
     before = _usage(store)
     list(_replay(store, _EVENTS, 3))
-    assert store._query("SELECT count() FROM events FINAL")[0][0] == len(_EVENTS)
+    assert store.query("SELECT count() FROM events FINAL")[0][0] == len(_EVENTS)
     list(_replay(store, reversed(_EVENTS)))
     assert _usage(store) == before
 

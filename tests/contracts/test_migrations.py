@@ -12,16 +12,17 @@ from pipeline.migrations import Migration, Target, create_database, create_versi
 _TABLES = {
     *("session_facts", "room_facts", "server_facts", "events", "progress", "rollups", "meter_tables"),
     *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
+    "reconciliations",
 }
 
 
 def _meter_names(store: Store) -> set[str]:
-    return {name for (name,) in store._query("SELECT name FROM meters")}
+    return {name for (name,) in store.query("SELECT name FROM meters")}
 
 
 def test_migrating_makes_every_table_and_view(store: Store) -> None:
     """What the runbook and the queries name is there."""
-    assert {name for (name,) in store._query("SHOW TABLES")} == _TABLES
+    assert {name for (name,) in store.query("SHOW TABLES")} == _TABLES
 
 
 def test_migrating_applies_every_file_in_order(open_store: Callable[[], Store], meters: Meters) -> None:
@@ -41,7 +42,7 @@ def test_two_processes_may_migrate_at_once(open_store: Callable[[], Store], mete
     first, second = open_store(), open_store()
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda store: store.migrate(meters), [first, second]))
-    assert {name for (name,) in first._query("SHOW TABLES")} == _TABLES
+    assert {name for (name,) in first.query("SHOW TABLES")} == _TABLES
     assert len(_meter_names(first)) == len(meters)
 
 
@@ -67,7 +68,7 @@ def test_a_new_migration_is_applied_alone(store: Store, meters: Meters) -> None:
         "-- a comment; with a semicolon\nCREATE VIEW IF NOT EXISTS ${database}.one ${on_cluster} AS SELECT 1 AS n;\n"
     )
     assert store.apply([*shipped_migrations(), Migration("9999_one", script)], meters) == ["9999_one"]
-    assert store._query("SELECT n FROM one")[0][0] == 1
+    assert store.query("SELECT n FROM one")[0][0] == 1
 
 
 def test_a_meter_that_vanished_from_the_file_vanishes_from_the_store(store: Store, meters: Meters) -> None:
@@ -80,7 +81,7 @@ def test_a_meter_that_vanished_from_the_file_vanishes_from_the_store(store: Stor
 def test_an_unchanged_table_of_meters_is_not_written_again(store: Store, meters: Meters) -> None:
     """Every start migrates: the history of tables holds changes only."""
     store.migrate(meters)
-    assert store._query("SELECT uniqExact(since) FROM meter_tables")[0][0] == 1
+    assert store.query("SELECT uniqExact(since) FROM meter_tables")[0][0] == 1
 
 
 def test_an_earlier_table_of_meters_can_come_back(store: Store, meters: Meters) -> None:
@@ -96,7 +97,7 @@ def test_the_rendering_for_a_cluster_parses(store: Store, cluster: str) -> None:
     target = Target("roommeter", cluster)
     files = [statement for migration in shipped_migrations() for statement in migration.statements(target)]
     for statement in [create_database(target), create_versions(target), *files]:
-        assert store._query(f"EXPLAIN AST {statement}")
+        assert store.query(f"EXPLAIN AST {statement}")
 
 
 def test_a_cluster_gets_replicated_tables_on_every_host() -> None:

@@ -111,14 +111,14 @@ def test_an_input_written_twice_is_one_row_of_the_log(store: Store) -> None:
     """An input is named by topic, partition and offset."""
     store.write(Batch(events=[_event(3), _event(3), _event(4)]))
     store.write(Batch(events=[_event(4)]))
-    assert store._query("SELECT count() FROM events FINAL")[0][0] == 2
+    assert store.query("SELECT count() FROM events FINAL")[0][0] == 2
 
 
 def test_a_dead_letter_is_kept_with_its_bytes(store: Store) -> None:
     """R21: input that is no event, byte for byte."""
     payload = bytes(range(256))
     store.write(Batch(events=[("lifecycle", 1, 9, _NOW_MS, "not_json", None, payload)]))
-    found = store._query(
+    found = store.query(
         "SELECT disposition, type, base64Encode(payload) = base64Encode(unhex({hex:String})) FROM events",
         hex=payload.hex(),
     )
@@ -197,7 +197,7 @@ def test_a_rollup_is_stored_with_its_id_and_exact_quantity(store: Store, meters:
     """R17: for those who read the table itself; 7 of 0.01 GB is 0.07 GB."""
     rollup = _rollup(1, 7, meter="data_transfer_gb")
     store.insert_rollups([rollup], meters)
-    [row] = store._query("SELECT toString(id), toString(quantity), status FROM rollups")
+    [row] = store.query("SELECT toString(id), toString(quantity), status FROM rollups")
     assert tuple(row) == (rollup.id, "0.07", "open")
 
 
@@ -257,7 +257,7 @@ def test_a_proxy_without_a_server_behind_it_is_unavailable() -> None:
 def test_a_store_without_memory_is_unavailable(store: Store) -> None:
     """R22: what passes by itself is a reason to wait."""
     with pytest.raises(StoreUnavailable, match="MEMORY_LIMIT"):
-        store._query("SELECT groupArray(number) FROM numbers(10000000) SETTINGS max_memory_usage = 1000000")
+        store.query("SELECT groupArray(number) FROM numbers(10000000) SETTINGS max_memory_usage = 1000000")
 
 
 def test_a_store_that_was_not_migrated_refuses(open_store: Callable[[], Store]) -> None:
