@@ -6,8 +6,11 @@ from importlib.metadata import version
 import click
 
 from pipeline.cli_data import produce, replay, simulate
+from pipeline.cli_dead_letters import dead_letters
+from pipeline.cli_gateway import gateway
 from pipeline.cli_options import examples
 from pipeline.cli_query import rollups, sessions, usage
+from pipeline.cli_reconcile import reconcile
 from pipeline.cli_run import demo, emitter, migrate, up, worker
 
 
@@ -30,5 +33,9 @@ def main() -> None:
     logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 
-for command in (up, worker, emitter, migrate, produce, replay, simulate, usage, sessions, rollups, demo):
+for command in (
+    *(up, gateway, worker, emitter, migrate, demo),
+    *(produce, replay, simulate, reconcile),
+    *(usage, sessions, rollups, dead_letters),
+):
     main.add_command(command)

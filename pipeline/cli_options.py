@@ -24,6 +24,11 @@ _EXPECTED: Final = (
     "BrokerUnavailable",
     "UnreadableFile",
     "InvalidMeters",
+    "InvalidProjects",
+    "SpoolInUse",
+    "SpoolUnavailable",
+    "MemoryUnavailable",
+    "ApiRefused",
 )
 
 

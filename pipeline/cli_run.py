@@ -23,10 +23,11 @@ def run_async(main: Coroutine[Any, Any, None]) -> None:
 
     import uvloop
 
-    # Most objects here are facts that stay: scanning them again and again costs a quarter of the CPU.
+    # Most objects here are facts that stay, and a batch in hand is some hundred thousand that will soon be freed
+    # by themselves: looking for cycles among them costs a quarter of the CPU.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(400_000, 50, 100)
     uvloop.run(main)
 
 
@@ -58,6 +59,9 @@ async def _until_stopped(running: "AbstractAsyncContextManager[System]", name: s
         async with running as system:
             address = f"http://{system.settings.http_host}:{system.port}"
             click.echo(f"{name} is running: health, metrics and queries at {address}", err=True)
+            if system.gateway_port is not None:
+                gateway = f"http://{system.settings.gateway_host}:{system.gateway_port}"
+                click.echo(f"  media servers post to {gateway}/webhooks/livekit, /webhooks/janus, /v1/events", err=True)
             click.echo(f"  Kafka at {system.settings.kafka}; Ctrl-C stops, and loses nothing", err=True)
             await stopped()
             click.echo("stopping: finishing the batch in hand ...", err=True)

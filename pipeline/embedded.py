@@ -6,21 +6,28 @@ nothing: the worker finishes its batch, then the store closes, then the broker.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from pipeline.broker import BrokerUnavailable, EmbeddedBroker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
+from pipeline.gateway import Gateway, make_border, serving
 from pipeline.http import Readiness, make_app, serve
+from pipeline.janus_memory import JanusMemory
 from pipeline.kafka import KafkaAway, create_topics, end_offsets
 from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
 from pipeline.metrics import Metrics
+from pipeline.outbox import Outbox
 from pipeline.producer import Producer
+from pipeline.projects import Project, read_projects
+from pipeline.reconcile_store import ReconcileStore
+from pipeline.reconciler import reconciling, to_kafka
 from pipeline.resources import schemas
 from pipeline.settings import Settings
 from pipeline.topics import topics
@@ -60,6 +67,7 @@ class System:
     metrics: Metrics
     readiness: Readiness
     port: int
+    gateway_port: int | None = None
 
 
 @asynccontextmanager
@@ -180,7 +188,11 @@ async def broker(settings: Settings) -> AsyncIterator[tuple[Settings, EmbeddedBr
 @asynccontextmanager
 async def worker(settings: Settings) -> AsyncIterator[System]:
     """Run one worker. Raises what ends it."""
-    async with connected(settings, "worker") as system, working(system) as part, asyncio.TaskGroup() as tasks:
+    async with (
+        connected(settings, "worker", "dead_letter_limit") as system,
+        working(system) as part,
+        asyncio.TaskGroup() as tasks,
+    ):
         watch = tasks.create_task(_raise_crash(part))
         yield system
         watch.cancel()
@@ -195,20 +207,83 @@ async def emitter(settings: Settings) -> AsyncIterator[System]:
         emitting.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """A running gateway: its ports are of health and metrics, and of what media servers post to."""
+
+    readiness: Readiness
+    metrics: Metrics
+    port: int
+    gateway_port: int
+
+
+@asynccontextmanager
+async def gateway(settings: Settings) -> AsyncIterator[Entrance]:
+    """Run one gateway, with brokers or without them. Raises what ends it."""
+    metrics = Metrics()
+    readiness = Readiness(metrics, "broker", "gateway")
+    async with (
+        serve(make_app(readiness, metrics), settings.http_host, settings.http_port) as port,
+        accepting(settings, load_meters(settings), metrics, readiness) as gateway_port,
+        asyncio.TaskGroup() as tasks,
+    ):
+        declaring = tasks.create_task(_patiently(lambda: _declare(settings), readiness, "broker"))
+        yield Entrance(readiness, metrics, port, gateway_port)
+        declaring.cancel()
+
+
+@asynccontextmanager
+async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readiness: Readiness) -> AsyncIterator[int]:
+    """Serve the gateway's routes; yield their port. Ready, by the condition `gateway`, while it can keep events."""
+    projects = read_projects(settings.projects_file, os.environ)
+    if not projects.names():
+        logger.warning("The gateway knows no project and refuses everything: ROOMMETER_PROJECTS_FILE names them")
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    outbox = Outbox(
+        settings,
+        metrics,
+        now_ms,
+        on_wait=lambda reason: readiness.unset("gateway", reason),
+        on_ok=lambda: readiness.set("gateway"),
+    )
+    with JanusMemory(settings.data_dir / "janus.sqlite3") as memory:
+        async with outbox, asyncio.TaskGroup() as tasks:
+            border = make_border(settings, meters)
+            door = Gateway(settings, projects, border, outbox, memory, metrics, now_ms, time.monotonic)
+            watch = tasks.create_task(outbox.ended())
+            async with serving(door.make_app(), settings) as port:
+                yield port
+            watch.cancel()
+
+
 @asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
-    """Run everything: broker, engine, worker, emitter and the HTTP surface. Raises what ends a part."""
+    """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
     async with (
         broker(settings) as (effective, embedded),
-        connected(effective, "worker", "emitter") as system,
+        connected(effective, "gateway", "worker", "dead_letter_limit", "emitter") as system,
+        accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
         working(system) as part,
         asyncio.TaskGroup() as tasks,
     ):
-        watched = (emit_forever(system), _raise_crash(part), _raise_end(embedded))
+        projects = read_projects(settings.projects_file, os.environ)
+        asked = filter(None, map(projects.by_name, projects.names()))
+        watched = (
+            *(emit_forever(system), _raise_crash(part), _raise_end(embedded)),
+            *(reconcile_forever(system, project) for project in asked if project.livekit_url),
+        )
         running = [tasks.create_task(task) for task in watched]
-        yield system
+        yield replace(system, gateway_port=gateway_port)
         for task in running:
             task.cancel()
+
+
+async def reconcile_forever(system: System, project: Project) -> None:
+    """Ask a project's LiveKit server again and again who is connected, and report what it says (R9)."""
+    store = ReconcileStore(system.store)
+    outlets = to_kafka(system.settings, system.producer, store)
+    async with reconciling(project, system.settings, store, outlets, system.metrics, now_ms) as reconciler:
+        await reconciler.run_forever(system.settings.reconcile_interval_ms, (StoreUnavailable,))
 
 
 async def _raise_crash(part: Worker) -> None:

@@ -28,7 +28,7 @@ from faust.types import TP
 from pipeline.tracker import ChangelogEntry, Record
 
 #: Batches that may wait in the channel: enough to keep the agent busy, few enough to bound memory.
-QUEUE_BATCHES: Final = 32
+QUEUE_BATCHES: Final = 64
 #: How long giving up partitions waits for the batch in hand, in seconds. It must be well below the
 #: group's rebalance timeout; while the store is away longer, the batch is replayed by the next owner.
 HAND_OVER_SECONDS: Final = 10.0

@@ -1,20 +1,29 @@
 """The one registry of metrics: every name, its help and what its labels may be."""
 
+from itertools import product
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.metering.events import Reason
+from pipeline.signature import Reason as Refusal
 
 #: Values of each label that is a closed list, so that a series exists, at 0, before its first event.
 LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "disposition": ("accepted", "ignored", "dead_letter"),
     "reason": tuple(Reason),
     "revision": ("first", "correction"),
+    "route": ("livekit", "janus", "events", "openapi", "none"),
+    "status": ("200", "400", "401", "403", "404", "405", "408", "413", "415", "429", "500", "503"),
+    "cause": (*Refusal, "credentials", "project", "source"),
+    "answer": ("complete", "partial", "unconfirmed", "away", "refused"),
+    "finding": ("present", "missing", "absent", "opened"),
 }
 #: Labels bounded by the installation: conditions of readiness.
 INSTALLATION_LABELS: Final = frozenset({"condition"})
 
+#: Seconds of one request: a local broker acknowledges in milliseconds, one that is away costs the whole time-out.
+_REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: Seconds of one insert: milliseconds embedded, up to a server that stalls.
 _INSERT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -58,13 +67,69 @@ class Metrics:
             "Rollups emitted: first revisions and corrections (R11, R18).",
             "revision",
         )
+        self.spool_bytes = self._gauge("roommeter_spool_bytes", "Bytes that the gateway keeps on disk, of its limit.")
+        self.spool_messages = self._gauge(
+            "roommeter_spool_messages", "Accepted messages that wait on disk for the brokers (R22)."
+        )
+        self.spool_age_seconds = self._gauge(
+            "roommeter_spool_age_seconds", "How long the oldest message has been waiting on disk; 0 when none is."
+        )
+        self.spool_refused = self._gauge(
+            "roommeter_spool_refused",
+            "Messages kept on disk that the brokers will not take; a restart tries them again.",
+        )
+        self.spooled = self._counter(
+            "roommeter_spooled_total",
+            "Messages accepted onto the disk because the brokers did not answer in time (R22).",
+        )
+        self.spool_drained = self._counter(
+            "roommeter_spool_drained_total", "Messages that left the disk because the brokers have them."
+        )
+        self.spool_damaged = self._counter(
+            "roommeter_spool_damaged_total",
+            "Damaged spool files set aside; each holds messages to be recovered by hand.",
+        )
+        self.reconcile_passes = self._counter(
+            "roommeter_reconcile_passes_total", "Passes of reconciliation, by what the server answered (R9).", "answer"
+        )
+        self.reconcile_sessions = self._counter(
+            "roommeter_reconcile_sessions_total",
+            "Sessions found by passes: present, missing once, absent twice in a row, or opened (R9).",
+            "finding",
+        )
+        self.reconcile_last_success_seconds = self._gauge(
+            "roommeter_reconcile_last_success_seconds",
+            "When the last pass was begun that had a complete answer, in Unix seconds.",
+        )
+        self.gateway_requests = self._counter(
+            "roommeter_gateway_requests_total", "Requests to the gateway, by route and status.", "route", "status"
+        )
+        self.gateway_request_seconds = Histogram(
+            "roommeter_gateway_request_seconds",
+            "Time from a request's header to its answer, the brokers' acknowledgement included.",
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self.gateway_events = self._counter(
+            "roommeter_gateway_events_total",
+            "Events in requests whose sender is known, by what became of them: accepted, ignored or dead_letter (R21).",
+            "disposition",
+        )
+        self.gateway_refused = self._counter(
+            "roommeter_gateway_refused_total",
+            "Requests and events refused because their sender may not say this, by cause; the sender is told less.",
+            "cause",
+        )
+        self.gateway_unknown_fields = self._counter(
+            "roommeter_gateway_unknown_fields_total",
+            "Fields of LiveKit webhooks that the protocol known here does not name: the server is newer (R21).",
+        )
         self.ready = self._gauge("roommeter_ready", "1 while a condition of readiness is met, else 0.", "condition")
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         counter = Counter(name, documentation, labels, registry=self.registry)
-        for label in labels:
-            for value in LABEL_VALUES[label]:
-                counter.labels(value)
+        for values in product(*(LABEL_VALUES[label] for label in labels)) if labels else ():
+            counter.labels(*values)
         return counter
 
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:

@@ -52,13 +52,47 @@ class Settings(BaseSettings):
         10_000
     )
     max_event_bytes: Annotated[PositiveInt, Field(description="a larger event is a dead letter (R21)")] = 262_144
-    batch_events: Annotated[PositiveInt, Field(description="most events of one insert")] = 10_000
+    batch_events: Annotated[PositiveInt, Field(description="most events of one insert")] = 30_000
     session_timeout_ms: Annotated[PositiveInt, Field(description="silence after which Kafka replaces a worker")] = (
         10_000
     )
+    dead_letter_limit_percent: Annotated[
+        int, Field(description="a worker stops when more of the last records than this are dead letters", ge=1, le=100)
+    ] = 90
+    dead_letter_window: Annotated[PositiveInt, Field(description="how many last records that limit looks at")] = 1_000
     evict_after_ms: Annotated[PositiveInt, Field(description="how long a closed room stays in the worker's memory")] = (
         6 * 60 * MS_PER_MINUTE
     )
+
+    spool_bytes: Annotated[
+        PositiveInt, Field(description="most the gateway keeps on disk while the brokers are away")
+    ] = 1_073_741_824
+    ack_timeout_ms: Annotated[
+        PositiveInt, Field(description="how long the gateway waits for the brokers before it uses its spool")
+    ] = 2_000
+
+    reconcile_interval_ms: Annotated[
+        PositiveInt, Field(description="how often each media server is asked who is connected (R9)")
+    ] = MS_PER_MINUTE
+
+    projects_file: Annotated[
+        Path | None, Field(description="who may send to the gateway: projects, keys, tokens (TOML); none: nobody")
+    ] = None
+    gateway_host: Annotated[str, Field(description="address of the gateway, for media servers to post to")] = (
+        "127.0.0.1"
+    )
+    gateway_port: Annotated[int, Field(description="its port; 0 takes a free one", ge=0, le=65535)] = 8131
+    gateway_body_bytes: Annotated[PositiveInt, Field(description="the largest webhook or event, unpacked")] = 262_144
+    gateway_batch_bytes: Annotated[PositiveInt, Field(description="the largest batch of events, unpacked")] = 4_194_304
+    gateway_batch_events: Annotated[PositiveInt, Field(description="most events of one request")] = 1_000
+    gateway_json_depth: Annotated[PositiveInt, Field(description="how deep JSON may nest")] = 32
+    gateway_header_timeout_ms: Annotated[PositiveInt, Field(description="how long a request's header may take")] = (
+        10_000
+    )
+    gateway_body_timeout_ms: Annotated[PositiveInt, Field(description="how long a request's body may take")] = 10_000
+    gateway_requests: Annotated[
+        PositiveInt, Field(description="requests worked on at once; further ones are told to come again")
+    ] = 512
 
     @property
     def group(self) -> str:

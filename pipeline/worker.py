@@ -16,6 +16,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
+from pipeline.breaker import Breaker, count_by_project
 from pipeline.clickhouse import Store, StoreUnavailable
 from pipeline.fastlane import App, BatchTable
 from pipeline.http import Readiness
@@ -36,7 +37,7 @@ BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 #: How often closed rooms are looked for, in ms of broker time.
 EVICT_INTERVAL_MS: Final = 60_000
 #: Records of one poll. More make larger batches and so less work per event, and cost memory.
-POLL_RECORDS: Final = 2_000
+POLL_RECORDS: Final = 8_000
 
 
 class Worker:
@@ -59,6 +60,7 @@ class Worker:
         self._readiness = readiness
         self._topics = topics(settings)
         self._evicted_at_ms = 0
+        self._breaker = Breaker(settings.dead_letter_limit_percent, settings.dead_letter_window)
         self.tracker = Tracker(
             meters,
             Policy(
@@ -73,6 +75,7 @@ class Worker:
     async def start(self) -> None:
         """Start the app and return when it is connected; it becomes ready when its table is recovered."""
         self._readiness.unset("worker", "the table of rooms is not recovered yet")
+        self._readiness.set("dead_letter_limit")
         await self.app.start()
 
     async def stop(self) -> None:
@@ -121,11 +124,30 @@ class Worker:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
                 changes = self.tracker.apply(record for batch in batches for record in batch.records)
+                await self._stop_at_limit(changes)
                 rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events)
                 await self._when_available(partial(self._store.write, rows))
                 await self._bury(changes.dead_letters)
                 await self.app.changelog(self._table, changes.changelog)
             await self._after(changes)
+
+    async def _stop_at_limit(self, changes: Changes) -> None:
+        """Wait for ever, before anything is written, when nearly everything would be a dead letter (R22).
+
+        Then the worker is misconfigured rather than its producers. Nothing is lost or acknowledged: started
+        again, mended or with a higher limit, it goes on with the same batch.
+        """
+        if self._breaker.admits(count_by_project(changes)):
+            return
+        reasons = Counter(raw.disposition for raw in changes.events).most_common(3)
+        self._readiness.unset(
+            "dead_letter_limit",
+            f"more than {self._settings.dead_letter_limit_percent} % of the last records would be dead letters: "
+            f"{', '.join(f'{times} {reason}' for reason, times in reasons)} in this batch of {len(changes.events)}. "
+            "Nothing of it is buried or lost. Mend the settings or the producers and restart; if all is right, with "
+            "ROOMMETER_DEAD_LETTER_LIMIT_PERCENT=100 until this is through",
+        )
+        await asyncio.Event().wait()
 
     async def _when_available(self, call: Callable[[], _T]) -> _T:
         """Call the store until it answers: in place, with growing waits, saying so (R22)."""

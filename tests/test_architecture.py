@@ -30,6 +30,7 @@ _IMPORTERS: Final = {
     "clickhouse_connect": ("pipeline.clickhouse",),
     "chdb": ("pipeline.endpoint",),
     "noida_db": ("pipeline.broker",),
+    "sqlite3": ("pipeline.spool", "pipeline.janus_memory"),
     "click": ("pipeline.cli", "pipeline.cli_*", "pipeline.cli.*"),
     "rich": ("pipeline.cli", "pipeline.cli_*", "pipeline.cli.*"),
 }
@@ -57,7 +58,8 @@ def _sources() -> Sources:
     found: Sources = {}
     for path in sorted((_ROOT / "pipeline").rglob("*.py")):
         parts = path.relative_to(_ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name.removeprefix("pipeline.lib.")] = path.read_text()  # the library is imported as `roommeter`
     return found
 
 

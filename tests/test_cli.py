@@ -31,7 +31,13 @@ from tests.metering.builders import METERS, ROOT
 from tests.oracle import oracle_verdicts
 
 _CASES: Final = sorted((ROOT / "tests" / "data" / "cases").glob("*.json"))
-_COMMANDS: Final = sorted(main.commands)
+#: Every command by what is typed; those of a group behind its name.
+_COMMANDS: Final = dict(main.commands) | {
+    f"{name} {below}": command
+    for name, group in main.commands.items()
+    if isinstance(group, click.Group)
+    for below, command in group.commands.items()
+}
 _PATIENCE_SECONDS: Final = 60
 _PROGRAM: Final = (sys.executable, "-m", "pipeline")
 _each_command = pytest.mark.parametrize("name", _COMMANDS)
@@ -80,14 +86,14 @@ def _usage(run: Run, as_of: str) -> list[dict[str, Any]]:
 
 
 def _examples(name: str) -> list[str]:
-    epilog = main.commands[name].epilog or ""
+    epilog = _COMMANDS[name].epilog or ""
     return [line.strip() for line in epilog.partition("Examples:\n")[2].splitlines()]
 
 
 @_each_command
 def test_a_commands_help_has_an_example_of_it(name: str) -> None:
     """As it is typed, after whatever the environment needs."""
-    result = _run(name, "--help")
+    result = _run(*name.split(), "--help")
     assert result.exit_code == 0
     assert any(f"roommeter {name}" in line for line in _examples(name))
     assert "Examples:" in result.stdout
@@ -96,7 +102,7 @@ def test_a_commands_help_has_an_example_of_it(name: str) -> None:
 @_each_command
 def test_every_option_is_explained(name: str) -> None:
     """An option without help is one that nobody will use."""
-    options = [option for option in main.commands[name].params if isinstance(option, click.Option)]
+    options = [option for option in _COMMANDS[name].params if isinstance(option, click.Option) and not option.hidden]
     assert [option.name for option in options if not option.help] == []
 
 
@@ -105,15 +111,16 @@ def test_every_command_and_option_of_an_example_exists(name: str) -> None:
     """What is shown can be typed."""
     for line in _examples(name):
         words = shlex.split(line.partition("     ")[0])
-        shown = words[words.index("roommeter") + 1]
-        known = {option for parameter in main.commands[shown].params for option in parameter.opts}
+        path = words[words.index("roommeter") + 1 :]
+        shown = " ".join(path[:2]) if " ".join(path[:2]) in _COMMANDS else path[0]
+        known = {option for parameter in _COMMANDS[shown].params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known
 
 
 def test_the_list_of_commands_shows_what_each_is_for() -> None:
     """`roommeter` alone helps too."""
     listed = _run("--help").stdout
-    assert [name for name in _COMMANDS if not re.search(rf"^  {name}  +[A-Z]", listed, re.MULTILINE)] == []
+    assert [name for name in main.commands if not re.search(rf"^  {name}  +[A-Z]", listed, re.MULTILINE)] == []
 
 
 def test_the_version_is_the_packages() -> None:

@@ -55,6 +55,13 @@ def day(events: int) -> list[Entry]:
     return [_addressed(document) for document in documents[-events:]]
 
 
+def lines(events: int) -> Iterator[Line]:
+    """Yield a simulated day as records that never were in Kafka."""
+    read_ms = now_ms()
+    for offset, (partition, key, value) in enumerate(day(events)):
+        yield Line("lifecycle", partition, offset, read_ms, key, value)
+
+
 def _addressed(document: dict[str, Any]) -> Entry:
     key = event_key(document)
     return partition_of(key or b"", PARTITIONS), key, orjson.dumps(document)

@@ -22,7 +22,7 @@ class Process:
 
     def __init__(self, command: str, settings: Settings, log: Path) -> None:
         """Prepare; `settings` become its environment, its HTTP port is fixed here."""
-        self.settings = settings.model_copy(update={"http_port": free_port()})
+        self.settings = settings.model_copy(update={"http_port": free_port(), "gateway_port": free_port()})
         self._command = command
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
