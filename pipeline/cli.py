@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import click
 
+from pipeline.cli_amend import amend
 from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_gateway import gateway
@@ -36,6 +37,6 @@ def main() -> None:
 for command in (
     *(up, gateway, worker, emitter, migrate, demo),
     *(produce, replay, simulate, reconcile),
-    *(usage, sessions, rollups, dead_letters),
+    *(usage, sessions, rollups, amend, dead_letters),
 ):
     main.add_command(command)

@@ -150,7 +150,7 @@ def sessions(
                 orphan_after_ms=settings.orphan_after_ms,
             ),
         )
-    flags = ("is_open", "end_without_start", "start_inferred", "end_presumed", "clock_skew", "reconciled")
+    flags = ("is_open", "end_without_start", "start_inferred", "end_presumed", "clock_skew", "reconciled", "amended")
     rows = (
         {
             "project": row.project,

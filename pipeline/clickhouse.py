@@ -20,6 +20,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error, OperationalError
 
 from pipeline import migrations
+from pipeline.metering.events import Amendment
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Room, Session, shared_set
@@ -53,7 +54,7 @@ SELECT
     project, room, session, kind, number, agent, identity, region,
     toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(ended_at), toUnixTimestamp64Milli(last_seen),
     is_open, end_without_start, start_inferred, end_presumed, clock_skew,
-    arrayExists(source -> startsWith(source, 'reconcile/'), sources) AS reconciled
+    arrayExists(source -> startsWith(source, 'reconcile/'), sources) AS reconciled, amended
 FROM session_timelines(
     as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
     active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})
@@ -73,6 +74,12 @@ _ROLLUPS: Final = f"{_ROLLUP_FIELDS} ORDER BY project, meter, hour, revision LIM
 _LATEST_ROLLUPS: Final = (
     f"{_ROLLUP_FIELDS} ORDER BY project, meter, hour, revision DESC LIMIT 1 BY project, meter, hour"
 )
+_AMENDMENTS: Final = """
+SELECT epoch, is_void, toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(ended_at), actor, reason
+FROM amendments FINAL
+WHERE project = {project:String} AND room = {room:String} AND session = {session:String}
+ORDER BY epoch, is_void, started_at, ended_at, actor, reason
+"""
 _PROGRESS: Final = """
 SELECT partition, max(next_offset), toUnixTimestamp64Milli(max(broker_time))
 FROM progress WHERE topic = {topic:String} GROUP BY partition
@@ -229,6 +236,11 @@ class Store:
         """Return the highest revision of every cell whose hour starts in [from_ms, to_ms)."""
         rollups = (Rollup(*row) for row in self.query(_LATEST_ROLLUPS, meter="", **_span(from_ms, to_ms, None)))
         return {rollup.key: rollup for rollup in rollups}
+
+    def amendments(self, project: str, room: str, session: str) -> list[Amendment]:
+        """Return every amendment of a session, the one in force last (R12)."""
+        rows = self.query(_AMENDMENTS, project=project, room=room, session=session)
+        return [Amendment(*row) for row in rows]
 
     def progress(self, topic: str) -> dict[int, tuple[int, int]]:
         """Return, by partition, the offset to process next and the newest broker time processed, in ms."""

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import orjson
 
-from pipeline.metering.events import Event, InvalidEvent, Reason, parse_event
+from pipeline.metering.events import Amendment, Event, InvalidEvent, Reason, parse_event
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, quantities
 from pipeline.metering.session import Room, Session, shared_set
@@ -106,6 +106,7 @@ def encode_session(session: Session) -> bytes:
             session.bytes_in,
             session.bytes_out,
             list(session.sources),
+            session.amendment and tuple(session.amendment),
         ),
     )
 
@@ -113,5 +114,6 @@ def encode_session(session: Session) -> bytes:
 def decode_session(payload: bytes) -> Session:
     """Read what `encode_session` wrote."""
     fields: list[Any] = orjson.loads(payload)
-    fields[-1] = shared_set(frozenset(fields[-1]))
+    fields[-2] = shared_set(frozenset(fields[-2]))
+    fields[-1] = fields[-1] and Amendment(*fields[-1])
     return Session(*fields)

@@ -189,7 +189,7 @@ async def broker(settings: Settings) -> AsyncIterator[tuple[Settings, EmbeddedBr
 async def worker(settings: Settings) -> AsyncIterator[System]:
     """Run one worker. Raises what ends it."""
     async with (
-        connected(settings, "worker", "dead_letter_limit") as system,
+        connected(settings, *Worker.CONDITIONS) as system,
         working(system) as part,
         asyncio.TaskGroup() as tasks,
     ):
@@ -221,13 +221,15 @@ class Entrance:
 async def gateway(settings: Settings) -> AsyncIterator[Entrance]:
     """Run one gateway, with brokers or without them. Raises what ends it."""
     metrics = Metrics()
-    readiness = Readiness(metrics, "broker", "gateway")
+    readiness = Readiness(metrics, "gateway")
     async with (
         serve(make_app(readiness, metrics), settings.http_host, settings.http_port) as port,
         accepting(settings, load_meters(settings), metrics, readiness) as gateway_port,
         asyncio.TaskGroup() as tasks,
     ):
-        declaring = tasks.create_task(_patiently(lambda: _declare(settings), readiness, "broker"))
+        # Shown as a metric and in the log, but no condition: while the brokers are away, the spool takes what comes.
+        brokers = Readiness(metrics, "broker")
+        declaring = tasks.create_task(_patiently(lambda: _declare(settings), brokers, "broker"))
         yield Entrance(readiness, metrics, port, gateway_port)
         declaring.cancel()
 
@@ -261,7 +263,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
     async with (
         broker(settings) as (effective, embedded),
-        connected(effective, "gateway", "worker", "dead_letter_limit", "emitter") as system,
+        connected(effective, "gateway", *Worker.CONDITIONS, "emitter") as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
         working(system) as part,
         asyncio.TaskGroup() as tasks,

@@ -268,6 +268,8 @@ def _may_say(event: Event, project: str) -> bool:
 
     Whoever posts it must own every session that can have this source, or it would end those of other projects.
     """
+    if event.type is EventType.SESSION_AMENDED:
+        return False  # amending is the operator's, not of those who pay (R12)
     if event.type is not EventType.SERVER_RESTARTED:
         return True
     return event.source.startswith(f"{project}/") and not event.source.startswith(_OUR_SOURCES)

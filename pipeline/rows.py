@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.metering.events import Event
+from pipeline.metering.events import Amendment, Event
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, quantities
 from pipeline.metering.session import Room, Session
@@ -46,10 +46,24 @@ class Batch:
             ("session_facts", _session_columns, self.sessions),
             ("room_facts", _room_columns, self.rooms),
             ("server_facts", _restart_columns, self.restarts),
+            ("amendments", _amendment_columns, self._amendments()),
             ("events", _event_columns, self.events),
             ("progress", _progress_columns, self.events),
         ]
         return [(name, pa.table(encode(rows))) for name, encode, rows in columns if rows]
+
+    def _amendments(self) -> list[tuple[str, str, str, Amendment]]:
+        """Return every amendment here, those too that a greater one outdid: they are the trail (R12)."""
+        found = {
+            (project, room, name, session.amendment)
+            for project, room, name, session in self.sessions
+            if session.amendment is not None
+        }
+        for row in self.events:
+            event = row[5]
+            if event is not None and event.amendment is not None:
+                found.add((event.project, event.room, event.session, event.amendment))
+        return sorted(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +121,7 @@ class SessionRow(NamedTuple):
     end_presumed: bool
     clock_skew: bool
     reconciled: bool
+    amended: bool
 
 
 def rollup_table(rollups: Iterable[Rollup], meters: Meters) -> pa.Table:
@@ -167,6 +182,15 @@ _EVENT_TYPES: Final = {
     "room": pa.string(),
     "session": pa.string(),
 }
+_AMENDMENT_TYPES: Final = {
+    **dict.fromkeys(("project", "room", "session"), pa.string()),
+    "epoch": pa.uint64(),
+    "is_void": pa.bool_(),
+    "started_at": _TIME,
+    "ended_at": _TIME,
+    "actor": pa.string(),
+    "reason": pa.string(),
+}
 _of_event: Final = attrgetter("type", "id", "source", "time_ms", "project", "room", "session")
 #: What the log says where the input was no event: the bottoms of each column.
 _NO_EVENT: Final = ("", "", "", 0, "", "", "")
@@ -194,6 +218,11 @@ def _room_columns(rows: Sequence[RoomFacts]) -> dict[str, pa.Array]:
 def _restart_columns(rows: Sequence[tuple[str, int]]) -> dict[str, pa.Array]:
     sources, times_ms = zip(*rows, strict=True)
     return {"source": _texts(sources), "restarted_at": pa.array(times_ms, _TIME)}
+
+
+def _amendment_columns(rows: Sequence[tuple[str, str, str, Amendment]]) -> dict[str, pa.Array]:
+    flat = zip(*((project, room, session, *amendment) for project, room, session, amendment in rows), strict=True)
+    return {name: pa.array(values, kind) for (name, kind), values in zip(_AMENDMENT_TYPES.items(), flat, strict=True)}
 
 
 def _event_columns(rows: Sequence[EventRow]) -> dict[str, pa.Array]:

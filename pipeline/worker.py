@@ -43,6 +43,9 @@ POLL_RECORDS: Final = 8_000
 class Worker:
     """One worker process's Faust app with its table of rooms, and what it writes to."""
 
+    #: What a worker tells its readiness of, beside `clickhouse`.
+    CONDITIONS: Final = ("worker", "dead_letter_limit")
+
     def __init__(
         self,
         settings: Settings,

@@ -1,7 +1,7 @@
 """A second opinion on the bill: slow, minute by minute, written from the metering rules alone.
 
 It shares no code with `pipeline`: it keeps every event in lists, finds what it needs by scanning them
-anew, and puts each minute that a session has begun into a set. It covers the rules R1 to R9 and R16
+anew, and puts each minute that a session has begun into a set. It covers the rules R1 to R9, R12 and R16
 for meters of time. Events are canonical documents (dicts) that are valid; other types are passed over.
 
 Where the rules leave a tie open, this is how it is read: silence of exactly `orphan_after` is silence
@@ -17,6 +17,9 @@ from typing import Any, Final, NamedTuple
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
+_NEVER_MS: Final = 2**62
+#: What is said of a session by somebody who did not see it.
+_NO_SIGNS: Final = frozenset({"session.absent", "session.amended"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: R16: the meters of time that a kind of session feeds, and whether they need a rented number.
@@ -42,6 +45,7 @@ class Verdict(NamedTuple):
     start_inferred: bool
     end_presumed: bool
     clock_skew: bool
+    amended: bool
 
 
 class _Fact(NamedTuple):
@@ -122,19 +126,51 @@ def _verdict(log: _Log, as_of_ms: int, orphan_after_ms: int) -> Verdict | None:
         for fact in log.own
         if fact.type in ("session.disconnected", "session.sampled") and fact.data.get("connected_at")
     ]
-    if not connects and not begins:
+    amended = _amended(log.own)
+    set_start, set_end = amended.get("started_at"), amended.get("ended_at")
+    if amended.get("void") or not (connects or begins or set_start):
         return None
-    start_ms = min(connects or begins)
+    is_inferred = not connects and not set_start
+    start_ms = read_time(set_start) if set_start else min(connects or begins)
+    if set_end:
+        end_ms = read_time(set_end)
+        return Verdict(
+            start_ms,
+            max(start_ms, end_ms),
+            is_inferred,
+            end_presumed=False,
+            clock_skew=end_ms < start_ms,
+            amended=True,
+        )
     ends = [fact.time_ms for fact in log.own if fact.type in ("session.disconnected", "session.aborted")]
     # All room ends from S on, not the first alone: the earliest of everything is the earliest of both.
     ends += [fact.time_ms for fact in log.room if fact.type == "room.ended" and fact.time_ms >= start_ms]
     if ends:
         end_ms = min(ends)
-        return Verdict(start_ms, max(start_ms, end_ms), not connects, end_presumed=False, clock_skew=end_ms < start_ms)
-    seen_ms = max(fact.time_ms for fact in log.own if fact.type != "session.absent")
+        return Verdict(
+            start_ms,
+            max(start_ms, end_ms),
+            is_inferred,
+            end_presumed=False,
+            clock_skew=end_ms < start_ms,
+            amended=bool(amended),
+        )
+    seen_ms = max((fact.time_ms for fact in log.own if fact.type not in _NO_SIGNS), default=0)
     if _is_orphan(log, start_ms, seen_ms) or as_of_ms - seen_ms >= orphan_after_ms:
-        return Verdict(start_ms, max(start_ms, seen_ms), not connects, end_presumed=True, clock_skew=seen_ms < start_ms)
-    return Verdict(start_ms, None, not connects, end_presumed=False, clock_skew=False)
+        end_ms, is_skewed = max(start_ms, seen_ms), seen_ms < start_ms
+        return Verdict(start_ms, end_ms, is_inferred, end_presumed=True, clock_skew=is_skewed, amended=bool(amended))
+    return Verdict(start_ms, None, is_inferred, end_presumed=False, clock_skew=False, amended=bool(amended))
+
+
+def _amended(own: list[_Fact]) -> dict[str, Any]:
+    """R12: of the amendments the one of the highest epoch, of equals the greatest in all it says."""
+    said = [fact.data for fact in own if fact.type == "session.amended"]
+
+    def rank(data: dict[str, Any]) -> tuple[Any, ...]:
+        times = (read_time(data[name]) if data.get(name) else _NEVER_MS for name in ("started_at", "ended_at"))
+        return (data["epoch"], bool(data.get("void")), *times, data["actor"], data["reason"])
+
+    return max(said, key=rank, default={})
 
 
 def _is_orphan(log: _Log, start_ms: int, seen_ms: int) -> bool:
@@ -143,7 +179,7 @@ def _is_orphan(log: _Log, start_ms: int, seen_ms: int) -> bool:
     anew = [read_time(fact.data["started_at"]) for fact in starts if fact.data.get("started_at")]
     anew += [fact.time_ms for fact in starts if not fact.data.get("started_at")]
     anew += [fact.time_ms for fact in log.own if fact.type == "session.absent"]
-    servers = [fact.source for fact in log.own if fact.type != "session.absent"]
+    servers = [fact.source for fact in log.own if fact.type not in _NO_SIGNS]
     anew += [fact.time_ms for fact in log.restarts if fact.source in servers]
     return any(moment_ms > start_ms and moment_ms >= seen_ms for moment_ms in anew)
 
@@ -168,7 +204,7 @@ def _hours(log: _Log, as_of_ms: int, orphan_after_ms: int) -> list[tuple[int, in
 
 def _meters(own: list[_Fact]) -> list[str]:
     """Return the meters that a session feeds (R16); none where no event told its kind."""
-    kind = max(fact.data.get("kind") or "" for fact in own if fact.type != "session.absent")
+    kind = max((fact.data.get("kind") or "" for fact in own if fact.type not in _NO_SIGNS), default="")
     carries = ("session.connected", "session.disconnected")
     has_number = any(fact.data.get("number") for fact in own if fact.type in carries)
     return [meter for meter, needs_number in METERS_OF_KIND.get(kind, []) if has_number or not needs_number]

@@ -76,7 +76,8 @@ def _document(event: roommeter.Event) -> Document:
 
 def test_there_is_a_class_for_every_type() -> None:
     """What can be reported at all can be reported from Python."""
-    assert _CLASSES.keys() == _SCHEMAS.keys() == set(map(str, EventType))
+    amended = {str(EventType.SESSION_AMENDED)}  # an operator says that, with `roommeter amend`, and no producer
+    assert _CLASSES.keys() == _SCHEMAS.keys() - amended == set(map(str, EventType)) - amended
 
 
 @pytest.mark.parametrize("event_type", _CLASSES)

@@ -6,6 +6,7 @@ from tests.metering.builders import (
     Document,
     aborted,
     absent,
+    amended,
     bill,
     clock,
     connected,
@@ -208,6 +209,21 @@ def test_a_session_first_heard_of_from_its_server_is_billed_from_the_begin_that_
     assert bill(log, _LATER) == {_14: 20}
     assert bill([*log, connected("14:10:30")], _LATER) == {_14: 20}
     assert bill([*log, connected("14:11:00")], _LATER) == {_14: 19}
+
+
+def test_an_operator_may_void_a_session_and_set_its_start_and_end() -> None:
+    """R12: in place of what was observed, before and after the amendment alike."""
+    log = [connected("14:00:00"), disconnected("14:30:00")]
+    assert bill([*log, amended("15:00:00", void=True)], _LATER) == {}
+    assert bill([*log, amended("15:00:00", started_at="2026-09-21T14:20:00Z")], _LATER) == {_14: 10}
+    assert bill([amended("15:00:00", ended_at="2026-09-21T14:05:00Z"), *log], _LATER) == {_14: 5}
+
+
+def test_the_amendment_of_the_highest_epoch_wins_and_one_that_sets_nothing_takes_it_back() -> None:
+    """R12: whatever the order in which they arrive."""
+    log = [connected("14:00:00"), disconnected("14:30:00"), amended("15:00:00", void=True)]
+    assert bill([amended("15:10:00", 2, ended_at="2026-09-21T14:05:00Z"), *log], _LATER) == {_14: 5}
+    assert bill([amended("15:10:00", 2), *log], _LATER) == {_14: 30}
 
 
 def test_the_start_of_a_sessions_own_room_does_not_end_it() -> None:

@@ -36,6 +36,7 @@ _TABLE: Final[dict[str, tuple[set[str], set[str]]]] = {
     "session.aborted": ({"project", "room", "session"}, {"kind", "reason"}),
     "session.sampled": ({"project", "room", "session"}, {"kind", "connected_at", "bytes_in", "bytes_out"}),
     "session.absent": ({"project", "room", "session"}, set()),
+    "session.amended": ({"project", "room", "session", "epoch", "actor", "reason"}, {"void", "started_at", "ended_at"}),
     "job.dispatched": ({"project", "room", "job"}, {"agent", "identity", "status"}),
     "job.ended": ({"project", "room", "job"}, {"agent", "identity", "status"}),
     "server.restarted": (set(), set()),
@@ -259,7 +260,7 @@ _ODD: Final[list[object]] = [
     "1999-09-21T14:00:00Z", "2200-01-01T00:00:00Z", "2026-09-21T24:00:00Z", "2026-09-21T14:00:61Z",
     "2026-W39-1T14:00:00Z", "2026-09-21T14:00:00+24:00", "2026-09-21T14:00:00.Z", "tts_characters",
 ]  # fmt: skip
-_READ_AS_NULL: Final = {"connected_at", "started_at", "bytes_in", "bytes_out"}
+_READ_AS_NULL: Final = {"connected_at", "started_at", "ended_at", "bytes_in", "bytes_out"}
 
 
 @st.composite

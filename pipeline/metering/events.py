@@ -6,7 +6,7 @@ from sys import intern
 from typing import Any, Final, NamedTuple
 
 from pipeline.metering.meters import KINDS
-from pipeline.metering.units import parse_time
+from pipeline.metering.units import NEVER_MS, parse_time
 
 #: The longest identifier (project, room, session, number ...), in characters.
 MAX_NAME_LENGTH: Final = 256
@@ -28,6 +28,7 @@ class EventType(StrEnum):
     SESSION_ABORTED = "session.aborted"
     SESSION_SAMPLED = "session.sampled"
     SESSION_ABSENT = "session.absent"
+    SESSION_AMENDED = "session.amended"
     JOB_DISPATCHED = "job.dispatched"
     JOB_ENDED = "job.ended"
     SERVER_RESTARTED = "server.restarted"
@@ -63,6 +64,21 @@ class InvalidEvent(ValueError):
         self.detail = detail
 
 
+class Amendment(NamedTuple):
+    """What an operator says a session is, in place of what was observed (R12); no change to an earlier amendment.
+
+    The greatest amendment wins, by its epoch first. NEVER_MS stands for a start or end that is left as observed; one
+    that sets nothing and voids nothing takes earlier ones back.
+    """
+
+    epoch: int
+    is_void: bool
+    started_at_ms: int
+    ended_at_ms: int
+    actor: str
+    reason: str
+
+
 class Event(NamedTuple):
     """One immutable fact from a producer (CloudEvents 1.0); '' and None where it says nothing.
 
@@ -87,6 +103,7 @@ class Event(NamedTuple):
     bytes_out: int | None = None
     meter: str = ""
     quantity: int | None = None
+    amendment: Amendment | None = None
 
 
 _REQUIRED: Final[dict[EventType, tuple[str, ...]]] = {
@@ -97,6 +114,7 @@ _REQUIRED: Final[dict[EventType, tuple[str, ...]]] = {
     EventType.SESSION_ABORTED: ("project", "room", "session"),
     EventType.SESSION_SAMPLED: ("project", "room", "session"),
     EventType.SESSION_ABSENT: ("project", "room", "session"),
+    EventType.SESSION_AMENDED: ("project", "room", "session", "epoch", "actor", "reason"),
     EventType.JOB_DISPATCHED: ("project", "room", "job"),
     EventType.JOB_ENDED: ("project", "room", "job"),
     EventType.SERVER_RESTARTED: (),
@@ -112,6 +130,7 @@ _OPTIONAL: Final[dict[EventType, tuple[str, ...]]] = {
     EventType.SESSION_DISCONNECTED: (*_CONNECTION, "connected_at", "bytes_in", "bytes_out"),
     EventType.SESSION_ABORTED: ("kind",),
     EventType.SESSION_SAMPLED: ("kind", "connected_at", "bytes_in", "bytes_out"),
+    EventType.SESSION_AMENDED: ("void", "started_at", "ended_at"),
     EventType.JOB_DISPATCHED: ("agent", "identity"),
     EventType.JOB_ENDED: ("agent", "identity"),
     EventType.USAGE_RECORDED: ("room", "session"),
@@ -195,6 +214,7 @@ def quick_event(document: dict[str, Any]) -> Event | None:
             bytes_out,
             "",
             None,
+            None,
         )
         return tuple.__new__(Event, fields)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -218,7 +238,22 @@ def careful_event(document: dict[str, Any], meters: Container[str]) -> Event | N
         raise InvalidEvent(Reason.UNKNOWN_METER, "data.meter is not in the table of meters")
     time_ms = _time("time", document.get("time"))
     values.pop("job", None)
+    if event_type is EventType.SESSION_AMENDED:
+        values["amendment"] = _amendment(values)
     return Event(event_type, _required(document, "id"), intern(_required(document, "source")), time_ms, **values)
+
+
+def _amendment(values: dict[str, Any]) -> Amendment:
+    """Take the fields of an amendment out of an event's (R12)."""
+    started_at_ms, ended_at_ms = values.pop("started_at_ms", NEVER_MS), values.pop("ended_at_ms", NEVER_MS)
+    is_void = values.pop("void", False)
+    if is_void and (started_at_ms != NEVER_MS or ended_at_ms != NEVER_MS):
+        raise InvalidEvent(Reason.WRONG_FIELD, "data.void says that there is no session: it has no start and no end")
+    if values["epoch"] == 0:
+        raise InvalidEvent(Reason.WRONG_FIELD, "data.epoch counts from 1")
+    return Amendment(
+        values.pop("epoch"), is_void, started_at_ms, ended_at_ms, values.pop("actor"), values.pop("reason")
+    )
 
 
 def _event_type(name: str) -> EventType | None:
@@ -259,9 +294,20 @@ def check_window(event: Event, broker_time_ms: int, correction_window_ms: int, f
     oldest_ms = broker_time_ms - correction_window_ms
     if event.time_ms < oldest_ms or (event.connected_at_ms or oldest_ms) < oldest_ms:
         raise InvalidEvent(Reason.TOO_OLD, f"older than the correction window of {correction_window_ms} ms")
+    if event.amendment is not None:
+        _check_amendment(event.amendment, oldest_ms, broker_time_ms)
     newest_ms = max(event.time_ms, event.connected_at_ms or 0, event.started_at_ms or 0)
     if newest_ms > broker_time_ms + future_skew_ms:
         raise InvalidEvent(Reason.IN_THE_FUTURE, f"more than {future_skew_ms} ms ahead of the broker")
+
+
+def _check_amendment(amendment: Amendment, oldest_ms: int, broker_time_ms: int) -> None:
+    """Refuse to move a session to where nobody can dispute it any more, or to where nothing has happened yet."""
+    times_ms = [at_ms for at_ms in (amendment.started_at_ms, amendment.ended_at_ms) if at_ms != NEVER_MS]
+    if any(at_ms < oldest_ms for at_ms in times_ms):
+        raise InvalidEvent(Reason.TOO_OLD, "the amendment lies before the correction window")
+    if any(at_ms > broker_time_ms for at_ms in times_ms):
+        raise InvalidEvent(Reason.IN_THE_FUTURE, "the amendment lies ahead of the broker")
 
 
 def _required(document: dict[str, Any], name: str) -> str:
@@ -286,6 +332,12 @@ def _count(name: str, value: object) -> int:
     return value
 
 
+def _flag(name: str, value: object) -> bool:
+    if type(value) is not bool:
+        raise InvalidEvent(Reason.WRONG_FIELD, f"{name} has to be true or false")
+    return value
+
+
 def _time(name: str, value: object) -> int:
     if value is None or value == "":
         raise InvalidEvent(Reason.MISSING_FIELD, f"{name} is required")
@@ -298,10 +350,11 @@ def _time(name: str, value: object) -> int:
 
 
 #: How each field of a type is checked; _text is by far the most frequent.
-_RENAMED: Final = {"connected_at": "connected_at_ms", "started_at": "started_at_ms"}
+_RENAMED: Final = {name: f"{name}_ms" for name in ("connected_at", "started_at", "ended_at")}
 _CHECKS: Final[dict[str, _Check]] = {
     **dict.fromkeys(_RENAMED, _time),
-    **dict.fromkeys(("bytes_in", "bytes_out", "quantity"), _count),
+    **dict.fromkeys(("bytes_in", "bytes_out", "quantity", "epoch"), _count),
+    "void": _flag,
 }
 _FIELDS: Final = {
     member: {name: _CHECKS.get(name, _text) for name in _REQUIRED[member] + _OPTIONAL.get(member, ())}

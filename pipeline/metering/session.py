@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from pipeline.metering.events import Event, EventType
+from pipeline.metering.events import Amendment, Event, EventType
 from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS
 
 RoomKey = tuple[str, str]
@@ -20,6 +20,7 @@ RoomKey = tuple[str, str]
 _CONNECTED: Final = EventType.SESSION_CONNECTED
 _SAMPLED: Final = EventType.SESSION_SAMPLED
 _ABSENT: Final = EventType.SESSION_ABSENT
+_AMENDED: Final = EventType.SESSION_AMENDED
 _NONE: Final[frozenset[str]] = frozenset()
 _NO_TIMES: Final[frozenset[int]] = frozenset()
 
@@ -37,8 +38,8 @@ class Session:
     `connected_at_ms` is the earliest observed connect, `begun_at_ms` the earliest begin that a
     disconnect or a sample reported (R3), `disconnected_at_ms` the earliest disconnect or abort (R5),
     `last_seen_ms` the latest sign of life (R9), `absent_at_ms` the latest moment at which its server,
-    when asked, did not know it. Texts are joined by max: '' is the bottom, and of two different
-    values the greater one stays, whatever the order.
+    when asked, did not know it, `amendment` the greatest one (R12). Texts are joined by max: '' is the
+    bottom, and of two different values the greater one stays, whatever the order.
     """
 
     kind: str = ""
@@ -54,6 +55,7 @@ class Session:
     bytes_in: int = 0
     bytes_out: int = 0
     sources: frozenset[str] = _NONE
+    amendment: Amendment | None = None
 
     def observe(self, event: Event) -> None:  # noqa: C901, PLR0912 - one flat list of fields, on the hot path
         """Join what a session.* event says."""
@@ -63,6 +65,9 @@ class Session:
         elif event.type is _ABSENT:
             self.absent_at_ms = max(self.absent_at_ms, time_ms)
             return  # says nothing else: whoever did not find it did not see it
+        elif event.type is _AMENDED:
+            self.amendment = _greater(self.amendment, event.amendment)
+            return  # nor did whoever amends it
         else:
             if event.type is not _SAMPLED:
                 self.disconnected_at_ms = min(self.disconnected_at_ms, time_ms)
@@ -102,6 +107,12 @@ class Session:
         self.bytes_in = max(self.bytes_in, other.bytes_in)
         self.bytes_out = max(self.bytes_out, other.bytes_out)
         self.sources = shared_set(self.sources | other.sources)
+        self.amendment = _greater(self.amendment, other.amendment)
+
+
+def _greater(one: Amendment | None, other: Amendment | None) -> Amendment | None:
+    """Return the amendment of the higher epoch (R12); of the same epoch the greater, whatever the order."""
+    return max(filter(None, (one, other)), default=None)
 
 
 @dataclass(slots=True)
@@ -143,6 +154,7 @@ _OF_A_ROOM = frozenset(
         EventType.SESSION_ABORTED,
         EventType.SESSION_SAMPLED,
         EventType.SESSION_ABSENT,
+        EventType.SESSION_AMENDED,
     },
 )
 

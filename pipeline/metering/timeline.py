@@ -1,4 +1,4 @@
-"""From facts to a session's start and end (R3 to R6, R9), as seen at a moment `as_of`.
+"""From facts to a session's start and end (R3 to R6, R9, R12), as seen at a moment `as_of`.
 
 Nothing computed here is ever stored as a fact: an orphan's end is only presumed, and a real end
 that arrives later replaces it.
@@ -6,11 +6,14 @@ that arrives later replaces it.
 
 from typing import NamedTuple
 
+from pipeline.metering.events import Amendment
 from pipeline.metering.session import Room, Session
 from pipeline.metering.units import MS_PER_DAY, NEVER_MS, NOT_SEEN_MS
 
 #: R9's default: how long nothing may be seen of an open session before its end is presumed.
 ORPHAN_AFTER_MS = MS_PER_DAY
+
+_AS_OBSERVED = Amendment(0, is_void=False, started_at_ms=NEVER_MS, ended_at_ms=NEVER_MS, actor="", reason="")
 
 
 class Timeline(NamedTuple):
@@ -21,6 +24,7 @@ class Timeline(NamedTuple):
     start_inferred: bool
     end_presumed: bool
     clock_skew: bool
+    amended: bool
 
     def is_open(self) -> bool:
         """Tell whether no end is known or presumed (R8)."""
@@ -34,16 +38,22 @@ def timeline(
     as_of_ms: int,
     orphan_after_ms: int = ORPHAN_AFTER_MS,
 ) -> Timeline | None:
-    """Return when a session started and ended, or None where nothing shows that it started (R3, R4).
+    """Return when a session started and ended, or None where nothing shows that it started (R3, R4) or it is void.
 
     `restarted_at_ms` is the newest restart of any server that reported this session (R9).
     """
-    start_inferred = session.connected_at_ms == NEVER_MS
+    amendment = session.amendment or _AS_OBSERVED
+    is_start_set = amendment.started_at_ms != NEVER_MS
+    start_inferred = session.connected_at_ms == NEVER_MS and not is_start_set
     started_at_ms = session.begun_at_ms if start_inferred else session.connected_at_ms
-    if started_at_ms == NEVER_MS:
+    if is_start_set:
+        started_at_ms = amendment.started_at_ms
+    if started_at_ms == NEVER_MS or amendment.is_void:
         return None
-    room_end_ms = min((end for end in room.ends_ms if end >= started_at_ms), default=NEVER_MS)
-    ended_at_ms = min(session.disconnected_at_ms, room_end_ms)
+    ended_at_ms = amendment.ended_at_ms
+    if ended_at_ms == NEVER_MS:
+        room_end_ms = min((end for end in room.ends_ms if end >= started_at_ms), default=NEVER_MS)
+        ended_at_ms = min(session.disconnected_at_ms, room_end_ms)
     end_presumed = ended_at_ms == NEVER_MS and _is_orphan(
         started_at_ms,
         session.last_seen_ms,
@@ -53,7 +63,14 @@ def timeline(
     if end_presumed:
         ended_at_ms = session.last_seen_ms
     clock_skew = ended_at_ms < started_at_ms
-    return Timeline(started_at_ms, max(started_at_ms, ended_at_ms), start_inferred, end_presumed, clock_skew)
+    return Timeline(
+        started_at_ms,
+        max(started_at_ms, ended_at_ms),
+        start_inferred,
+        end_presumed,
+        clock_skew,
+        session.amendment is not None,
+    )
 
 
 def _is_orphan(started_at_ms: int, last_seen_ms: int, gone_at_ms: int, silent_since_ms: int) -> bool:

@@ -65,7 +65,7 @@ class WatchedWorker(Worker):
     def __init__(self, settings: Settings, store: Store, producer: Producer, handled: Handled) -> None:
         """Make a worker with metrics of its own."""
         metrics = Metrics()
-        readiness = Readiness(metrics, "broker", "clickhouse", "worker")
+        readiness = Readiness(metrics, "broker", "clickhouse", *Worker.CONDITIONS)
         super().__init__(settings, load_meters(settings), store, producer, metrics, readiness)
         self.owns = asyncio.Event()
         self.owned_cpu_s = 0.0

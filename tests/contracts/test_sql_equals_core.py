@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from pipeline.clickhouse import Store
+from pipeline.metering.events import Amendment
 from pipeline.metering.meters import Meter, Meters
 from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.timeline import newest_restart_ms, timeline
@@ -42,6 +43,13 @@ class Stored(NamedTuple):
     meters: Meters
 
 
+def _amendment(chance: random.Random, start_ms: int) -> Amendment:
+    is_void = chance.random() < 0.3
+    set_ms = (-60_001, 0, 90_000, NEVER_MS - start_ms)
+    times_ms = [NEVER_MS if is_void else start_ms + chance.choice(set_ms) for _ in ("start", "end")]
+    return Amendment(chance.randrange(1, 4), is_void, times_ms[0], times_ms[1], chance.choice(("jo", "kim")), "ticket")
+
+
 def _session(chance: random.Random, room: Room) -> Session:
     """Return random facts of a session, and make its room end and begin anew around it."""
     start_ms = chance.randrange(_BEGIN_MS, _END_MS)
@@ -62,6 +70,8 @@ def _session(chance: random.Random, room: Room) -> Session:
         return replace(session, connected_at_ms=start_ms, disconnected_at_ms=NEVER_MS, last_seen_ms=silent_since_ms)
     seen_ms = max((t for t in (session.connected_at_ms, session.disconnected_at_ms) if t != NEVER_MS), default=start_ms)
     session.last_seen_ms = seen_ms + chance.choice((0, 0, 1, 30_000, 5 * MS_PER_HOUR))
+    if chance.random() < 0.03:
+        session.amendment = _amendment(chance, start_ms)
     if chance.random() < 0.1:
         session.absent_at_ms = seen_ms + chance.choice((-1, 0, 1, 30_000, MS_PER_HOUR))
     if chance.random() < 0.3:
@@ -145,14 +155,15 @@ def test_timelines_in_sql_are_timelines_in_the_core(stored: Stored, as_of_ms: in
     for (project, room), name, session in stored.facts.sessions():
         restarted_at_ms = newest_restart_ms(session, stored.facts.restarts_ms)
         line = timeline(session, stored.facts.rooms[project, room], restarted_at_ms, as_of_ms, orphan_after_ms)
-        pending = line is None and session.disconnected_at_ms != NEVER_MS
-        times_and_flags = (NEVER_MS, NEVER_MS, False, False, False) if line is None else tuple(line)
+        is_void = session.amendment is not None and session.amendment.is_void
+        pending = line is None and session.disconnected_at_ms != NEVER_MS and not is_void
+        times_and_flags = (NEVER_MS, NEVER_MS, False, False, False, False) if line is None else tuple(line)
         expected[project, room, name] = (*times_and_flags, line is not None and line.is_open(), pending)
     query = SessionQuery(as_of_ms=as_of_ms, orphan_after_ms=orphan_after_ms, limit=2 * _SESSIONS)
     found = {
         (row.project, row.room, row.session): (
             *(row.started_at_ms, row.ended_at_ms, row.start_inferred, row.end_presumed),
-            *(row.clock_skew, row.is_open, row.end_without_start),
+            *(row.clock_skew, row.amended and row.started_at_ms != NEVER_MS, row.is_open, row.end_without_start),
         )
         for row in stored.store.sessions(query)
     }
@@ -191,7 +202,12 @@ def test_a_session_active_since_a_moment_is_not_left_out(stored: Stored) -> None
 def test_open_rooms_are_those_with_a_session_without_a_known_end(stored: Stored) -> None:
     """A worker that lost its state gets back every room that can still change by itself, with all its facts."""
     expected = {
-        key: room
+        key: Room(
+            room.ends_ms,
+            room.started_at_ms,
+            # An amendment is the store's to remember: what a worker adds later does not undo it.
+            {name: replace(session, amendment=None) for name, session in room.sessions.items()},
+        )
         for key, room in stored.facts.rooms.items()
         if any(_without_end(session, room) for session in room.sessions.values())
     }
@@ -200,4 +216,8 @@ def test_open_rooms_are_those_with_a_session_without_a_known_end(stored: Stored)
 
 def _without_end(session: Session, room: Room) -> bool:
     start_ms = session.begun_at_ms if session.connected_at_ms == NEVER_MS else session.connected_at_ms
+    if session.amendment is not None and session.amendment.started_at_ms != NEVER_MS:
+        start_ms = session.amendment.started_at_ms
+    if session.amendment is not None and session.amendment.is_void:
+        start_ms = NEVER_MS
     return session.disconnected_at_ms == NEVER_MS and all(end_ms < start_ms for end_ms in room.ends_ms)

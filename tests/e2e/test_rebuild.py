@@ -40,12 +40,12 @@ async def test_a_worker_without_its_changelog_rebuilds_its_open_rooms_from_the_s
     """Rebuild: the store has all that the offsets say, so the open sessions are those of the rules; so is the bill."""
     settings = Settings(kafka=broker.bootstrap, topic_prefix=topic_prefix, store=server.dsn, http_port=0)
     events = feed.simulated_events(_EVENTS, seed=21)
-    async with connected(settings, "worker") as system, working(system) as first:
+    async with connected(settings, *Worker.CONDITIONS) as system, working(system) as first:
         await asyncio.to_thread(feed.send, settings, events[:_HALF])
         await _until_done(settings)
         before = _live(first)
     await _delete_changelog(settings)
-    async with connected(settings, "worker") as system, working(system) as second:
+    async with connected(settings, *Worker.CONDITIONS) as system, working(system) as second:
         await eventually(lambda: not system.readiness.reasons())
         assert _live(second) == before == _open(events[:_HALF]) != set()
         await asyncio.to_thread(feed.send, settings, events[_HALF:])

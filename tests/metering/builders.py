@@ -70,6 +70,12 @@ def absent(time: str | int, session: str = "PA_1", source: str = "reconcile/sfu-
     return of_room("session.absent", time, source, session=session, **data)
 
 
+def amended(time: str | int, epoch: int = 1, session: str = "PA_1", **data: object) -> Document:
+    """Return an operator's amendment of a session in acme's RM_1."""
+    who = {"actor": "jo", "reason": "ticket 4711"}
+    return of_room("session.amended", time, "roommeter/amend", **{"session": session, "epoch": epoch} | who | data)
+
+
 def aborted(time: str | int, session: str = "PA_1", source: str = "sfu-1", **data: object) -> Document:
     """Return the abort of a session in acme's RM_1."""
     return of_room("session.aborted", time, source, session=session, **data)

@@ -38,6 +38,24 @@ def _events(event_type: str, **data: st.SearchStrategy[object]) -> st.SearchStra
 _connects = _events("session.connected", **_session, kind=st.sampled_from(sorted(KINDS)), **_number)
 _disconnects = _events("session.disconnected", **_session, **_maybe_kind, **_number, connected_at=_maybe_times)
 
+
+def _is_possible(document: Document) -> bool:
+    """An amendment voids or sets times."""
+    started, ended, is_void = (document["data"].get(name) for name in ("started_at", "ended_at", "void"))
+    return not (is_void and (started or ended))
+
+
+_amendments = _events(
+    "session.amended",
+    **_session,
+    epoch=st.integers(1, 3),
+    void=st.booleans(),
+    started_at=_maybe_times,
+    ended_at=_maybe_times,
+    actor=st.sampled_from(["jo", "kim"]),
+    reason=st.just("ticket 4711"),
+).filter(_is_possible)
+
 #: Any event in which the core has an interest. Connects and disconnects come twice as often as the others.
 documents = st.one_of(
     _connects,
@@ -47,6 +65,7 @@ documents = st.one_of(
     _events("session.aborted", **_session, **_maybe_kind),
     _events("session.sampled", **_session, **_maybe_kind, connected_at=_maybe_times),
     _events("session.absent", **_session),
+    _amendments,
     _events("room.started", **_room, started_at=_maybe_times),
     _events("room.ended", **_room),
     _events("server.restarted"),

@@ -8,6 +8,7 @@ import pytest
 from pipeline.metering.events import (
     MAX_NAME_LENGTH,
     MAX_QUANTITY,
+    Amendment,
     Event,
     EventType,
     InvalidEvent,
@@ -16,6 +17,7 @@ from pipeline.metering.events import (
     parse_event,
 )
 from pipeline.metering.session import Facts
+from pipeline.metering.units import NEVER_MS
 from tests.metering.builders import METERS, Document, clock, connected, disconnected, event, parsed, sampled
 
 _WINDOW_MS = 60 * 86_400_000
@@ -125,6 +127,16 @@ _EVERYTHING: dict[str, Any] = {
     "started_at": "2026-09-21T10:00:00Z",
     "bytes_in": 1,
     "bytes_out": 2,
+    "epoch": 1,
+    "actor": "jo",
+    "reason": "ticket 4711",
+}
+_NEEDED = {
+    *("project", "room", "session", "job", "kind", "number", "meter", "quantity"),
+    "epoch",
+    "actor",
+    "reason",
+    "started_at",
 }
 _CONNECTION = {"kind", "number", "agent", "identity", "region"}
 _IN_ROOM = {"project", "room"}
@@ -137,6 +149,7 @@ _KEPT: dict[EventType, set[str]] = {
     EventType.SESSION_ABORTED: _IN_ROOM | {"session", "kind"},
     EventType.SESSION_SAMPLED: _IN_ROOM | {"session", "kind", "connected_at", "bytes_in", "bytes_out"},
     EventType.SESSION_ABSENT: _IN_ROOM | {"session"},
+    EventType.SESSION_AMENDED: _IN_ROOM | {"session", "amendment"},
     EventType.JOB_DISPATCHED: _IN_ROOM | {"agent", "identity"},
     EventType.JOB_ENDED: _IN_ROOM | {"agent", "identity"},
     EventType.SERVER_RESTARTED: set(),
@@ -150,7 +163,11 @@ _KEPT: dict[EventType, set[str]] = {
 def test_every_field_of_a_type_is_kept_and_no_other(event_type: EventType) -> None:
     """R21: unknown extra fields are ignored, also those that another type knows."""
     times = {"connected_at": clock("11:00:00"), "started_at": clock("10:00:00")}
-    kept = {f"{n}_ms" if n in times else n: times.get(n, _EVERYTHING[n]) for n in _KEPT[event_type]}
+    amendment = Amendment(
+        1, is_void=False, started_at_ms=clock("10:00:00"), ended_at_ms=NEVER_MS, actor="jo", reason="ticket 4711"
+    )
+    values = _EVERYTHING | times | {"amendment": amendment}
+    kept = {f"{n}_ms" if n in times else n: values[n] for n in _KEPT[event_type]}
     found = parsed(event(event_type.value, "12:00:00", **_EVERYTHING))
     assert found == Event(event_type, "EV_1", "sfu-1", _NOON_MS, **kept)
 
@@ -158,8 +175,8 @@ def test_every_field_of_a_type_is_kept_and_no_other(event_type: EventType) -> No
 @pytest.mark.parametrize("event_type", EventType)
 def test_a_field_that_the_type_does_not_have_may_hold_anything(event_type: EventType) -> None:
     """R21: what is ignored cannot be wrong."""
-    required = {n: _EVERYTHING[n] for n in ("project", "room", "session", "job", "kind", "number", "meter", "quantity")}
-    extra = {n: ["anything"] for n in _EVERYTHING.keys() - _KEPT[event_type] - {"job"}}
+    required = {n: _EVERYTHING[n] for n in _NEEDED}
+    extra = {n: ["anything"] for n in _EVERYTHING.keys() - _KEPT[event_type] - _NEEDED}
     assert parsed(event(event_type.value, "12:00:00", **required | extra, flavour={"sweet": 1})).type is event_type
 
 
