@@ -55,25 +55,46 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self.acknowledged: dict[TP, int] = {}
         self.nothing_in_hand = asyncio.Event()
         self.nothing_in_hand.set()
+        self.no_poll_under_way = asyncio.Event()
+        self.no_poll_under_way.set()
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets while no poll is under way; the flow has to be resumed after it, as Faust does.
+
+        What a poll brought from behind the seek, before the flow goes on, would be dropped and never fetched again.
+        """
+        self.stop_flow()
+        await self.no_poll_under_way.wait()
+        await super().perform_seek()
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Poll until stopped: changelog records into the table, all others into the channel."""
         app = cast("App", self.app)
         while not (self.should_stop or fetcher.should_stop):
+            if not self.flow_active:
+                await self.wait(self.can_resume_flow)
+                continue  # it may have been stopped again
+            self.no_poll_under_way.clear()
             try:
                 polled, active = await self._wait_next_records(timeout=1.0)
+                await self._hand_on(polled or {}, active)
             except self.consumer_stopped_errors:
                 if app.should_stop:
                     return
                 raise
-            for tp, records in (polled or {}).items():
-                if not self.flow_active:
-                    break  # a rebalance began: these are fetched again from the committed offset
-                if tp.topic in app.tables.changelog_topics:
-                    app.recover(TP(*tp), records)
-                elif active is None or tp in active:
-                    await self.wait_first(app.batches.put(RecordBatch(TP(*tp), records)), self.suspend_flow.wait())
+            finally:
+                self.no_poll_under_way.set()
             app.signal_recovered()
+
+    async def _hand_on(self, polled: Mapping[Any, Sequence[Record]], active: set[TP] | None) -> None:
+        app = cast("App", self.app)
+        for tp, records in polled.items():
+            if not self.flow_active:
+                break  # these are fetched again: a seek to the committed offset comes before the flow goes on
+            if tp.topic in app.tables.changelog_topics:
+                app.recover(TP(*tp), records)
+            elif active is None or tp in active:
+                await self.wait_first(app.batches.put(RecordBatch(TP(*tp), records)), self.suspend_flow.wait())
 
     def acknowledge(self, batches: Iterable[RecordBatch]) -> None:
         """Take batches as done: everything below their ends is durable."""
