@@ -22,7 +22,7 @@ run: setup ## start everything, feed it recorded and simulated calls, show the r
 	$(BIN)/roommeter demo
 
 test: setup ## all tests (which broker and store they run on is printed first)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## lint, format, types
 	$(BIN)/ruff check

@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -29,6 +30,18 @@ _said: list[str] = []
 def pytest_report_header() -> str:
     """Say which brokers the tests will try."""
     return f"broker: {', else '.join(candidates())} (ROOMMETER_TEST_BROKER forces one)"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what was said, where this is one of several processes that share the tests."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["brokers"] = _said
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what one of the processes said."""
+    _said.extend(getattr(node, "workeroutput", {}).get("brokers", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
