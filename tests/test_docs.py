@@ -20,20 +20,29 @@ from pipeline.topics import topics
 from tests.metering.builders import METERS, ROOT
 
 _README: Final = (ROOT / "README.md").read_text()
+_GUIDE: Final = (ROOT / "infra" / "connect.md").read_text()
 _MOST_LINES: Final = 170
 _BEGIN: Final = "<!-- settings -->\n"
 _END: Final = "<!-- /settings -->"
+#: Settings of the gateway, beside those that begin with its name: the guide has them.
+_OF_THE_GATEWAY: Final = frozenset({"projects_file", "spool_bytes", "ack_timeout_ms", "reconcile_interval_ms"})
 #: Numbers as the README writes them out.
 _NUMBERS: Final = {"ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14}
 
 
-def _settings_table() -> str:
-    """Return the table of settings as it has to stand in the README."""
+def _settings_table(*, gateway: bool) -> str:
+    """Return the table of settings as it has to stand in the guide, of the gateway, or in the README, of all others."""
     lines = ["| name | default | what it is for |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in ("", None) else f"`{field.default}`"
-        lines.append(f"| {name.upper()} | {default} | {field.description} |")
+        if (name.startswith("gateway_") or name in _OF_THE_GATEWAY) == gateway:
+            default = "" if field.default in ("", None) else f"`{field.default}`"
+            lines.append(f"| {name.upper()} | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
+
+
+def _found_table(text: str) -> str:
+    """Return what stands between the marks of settings."""
+    return text.partition(_BEGIN)[2].partition(_END)[0]
 
 
 def _blocks(language: str) -> list[str]:
@@ -57,11 +66,18 @@ def _options(command: click.Command) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts} | {"--help"}
 
 
-def test_the_table_of_settings_is_the_settings() -> None:
+@pytest.mark.parametrize("file", ["README.md", "infra/connect.md"])
+def test_the_table_of_settings_is_the_settings(file: str) -> None:
     """Name, default and meaning of each; the message is the table to paste."""
-    found = _README.partition(_BEGIN)[2].partition(_END)[0]
-    expected = _settings_table()
-    assert found == expected, f"paste this between the settings markers of the README:\n{expected}"
+    expected = _settings_table(gateway=file != "README.md")
+    found = _found_table((ROOT / file).read_text())
+    assert found == expected, f"paste this between the settings markers of {file}:\n{expected}"
+
+
+def test_the_two_tables_together_are_all_settings() -> None:
+    """Each once, and nothing that is none."""
+    names = re.findall(r"^\| ([A-Z_]+) \|", _found_table(_README) + _found_table(_GUIDE), re.MULTILINE)
+    assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
 
 
 def test_the_readme_is_short() -> None:
