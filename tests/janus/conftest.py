@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,20 +38,26 @@ def _played(folder: Path) -> Path:
     rig = subprocess.run(command, cwd=_HERE.parents[1], capture_output=True, timeout=_LONGEST_S, check=False)
     if rig.returncode:
         log = output.with_suffix(".log")
-        said = log.read_text(errors="replace")[-2_000:] if log.exists() else "nothing"
+        said = log.read_text(errors="replace")[-4_000:] if log.exists() else "nothing"
         pytest.fail(f"the rig failed: {rig.stderr.decode()[-4_000:]}\nJanus said: {said}")
     return output
 
 
-@pytest.fixture(scope="session", params=["recording", "server"])
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """What the driver knows of its participants, and what Janus sent of them."""
-    if request.param == "recording":
-        return Run(json.loads((_HERE / "recording.json").read_text()), tmp_path_factory.mktemp("janus"))
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of a run of a real server before a real gateway."""
     missing = _missing()
     if missing and os.environ.get("ROOMMETER_TEST_JANUS") == "required":
         pytest.fail(f"a real Janus server is required here: {missing}")
     if missing:
         pytest.skip(f"no real Janus server: {missing}")
-    folder = tmp_path_factory.mktemp("janus")
-    return Run(json.loads(_played(folder).read_text()), folder)
+    found: dict[str, Any] = json.loads(_played(tmp_path_factory.mktemp("janus")).read_text())
+    return found
+
+
+@pytest.fixture(scope="session", params=["recording", "server"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """What the driver knows of its participants, and what was made of what Janus sent of them."""
+    is_recording = request.param == "recording"
+    found = json.loads((_HERE / "recording.json").read_text()) if is_recording else request.getfixturevalue("played")
+    return Run(found, tmp_path_factory.mktemp("memory"))

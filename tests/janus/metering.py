@@ -1,4 +1,4 @@
-"""A run of a Janus server, metered as the gateway and the worker do it, by a gateway killed after every batch."""
+"""A run of a Janus server, metered as the worker does it from the gateway's events, or from recorded deliveries."""
 
 import re
 from collections.abc import Iterable
@@ -11,12 +11,15 @@ from pipeline.metering.events import InvalidEvent, parse_event
 from pipeline.metering.meters import parse_meters
 from pipeline.metering.session import Facts
 from pipeline.metering.timeline import Timeline, newest_restart_ms, timeline
-from pipeline.metering.units import MS_PER_DAY
+from pipeline.metering.units import MS_PER_DAY, parse_time
 from pipeline.metering.usage import usage
 
 Json = dict[str, Any]
 
 METERS = parse_meters((Path(__file__).parents[2] / "schemas" / "meters.toml").read_text())
+
+#: The name that the projects file gives the server.
+_SERVER = "eu-1"
 
 
 def project_of(room: str, _opaque_id: str) -> str | None:
@@ -36,28 +39,25 @@ def facts_of(documents: Iterable[Json]) -> Facts:
 
 
 class Run:
-    """What the driver knows (`participants`, by name), what Janus sent (`batches`), and what was made of it."""
+    """What the driver knows (`participants`, by name), how Janus delivered (`deliveries`), and what was made of it.
 
-    def __init__(self, recorded: Json, folder: Path) -> None:
-        """Read every batch by a new adapter, which has nothing but what the one before left on disk."""
-        self.participants: dict[str, Json] = recorded["participants"]
-        self.batches: list[list[Json]] = recorded["batches"]
-        self.documents: list[Json] = []
-        self.refused: list[tuple[InvalidEvent, Json]] = []
-        for batch in self.batches:
-            adapter = JanusAdapter(project_of)
-            with JanusMemory(folder / "memory.sqlite3") as memory:
-                adapter.restore(memory.entries())
-                for event in batch:
-                    self._read(adapter, event)
-                memory.note(adapter.changed())
-                memory.flush()
+    `refused` are reason and event of every dead letter.
+    """
+
+    def __init__(self, played: Json, folder: Path) -> None:
+        """Take what a gateway made of it, where one was there; read recorded deliveries otherwise."""
+        self.participants: dict[str, Json] = played["participants"]
+        self.documents: list[Json] = played.get("events", [])
+        self.refused: list[tuple[str, Json]] = [(reason, event) for reason, event in played.get("dead_letters", [])]
+        self.deliveries: list[list[Json]] = played.get("deliveries") or played["batches"]
+        if "batches" in played:
+            self._replay(folder)
         self.facts = facts_of(self.documents)
-        self.as_of_ms = max(event["timestamp"] for event in self.batches[-1]) // 1_000 + 1
+        self.as_of_ms = max(parse_time(document["time"]) for document in self.documents) + 1
 
     def session(self, name: str) -> str:
         """Return the id of a participant's session, from what Janus told the participant itself."""
-        return f"janus-a/{self.participants[name]['session']}/{self.participants[name]['handle']}"
+        return f"{_SERVER}/janus-a/{self.participants[name]['session']}/{self.participants[name]['handle']}"
 
     def metered(self, name: str) -> Timeline:
         """Return the start and end that a participant is billed by."""
@@ -80,8 +80,19 @@ class Run:
                 minutes[project] = minutes.get(project, 0) + cell.increments
         return minutes
 
+    def _replay(self, folder: Path) -> None:
+        """Read every delivery by a new adapter, which has nothing but what the one before left on disk."""
+        for batch in self.deliveries:
+            adapter = JanusAdapter(project_of, name=_SERVER)
+            with JanusMemory(folder / "memory.sqlite3") as memory:
+                adapter.restore(memory.entries())
+                for event in batch:
+                    self._read(adapter, event)
+                memory.note(adapter.changed())
+                memory.flush()
+
     def _read(self, adapter: JanusAdapter, event: Json) -> None:
         try:
             self.documents += adapter.read(event)
         except InvalidEvent as error:
-            self.refused.append((error, event))
+            self.refused.append((error.reason, event))

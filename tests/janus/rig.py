@@ -1,8 +1,9 @@
-"""A real Janus server with real participants, and a collector of the events it sends; writes what both say.
+"""A real Janus server with real participants, and the real gateway for the events it sends; writes what all say.
 
 A program for a network namespace of its own, as Janus takes no connections from the loopback interface:
 `unshare --net --pid --fork --kill-child python -m tests.janus.rig OUTPUT`. All addresses are fixed, so that the
-files of infra/janus are used as they stand.
+files of infra/janus are used as they stand. With `--record` a collector takes the events in place of the gateway,
+and OUTPUT is what recording.json is.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,61 +21,16 @@ from typing import Any, Final
 from aiohttp import ClientError, ClientSession, web
 
 from tests.janus.client import JANUS_URL, SESSION_TIMEOUT_S, now_ms, participant
+from tests.janus.receivers import Collector, Gateway, collecting, metering
 
 _ROOT: Final = Path(__file__).parents[2]
-_CREDENTIALS: Final = "Basic " + b64encode(b"janus:a-long-random-password").decode()
 _PATIENCE_S: Final = 15
-#: The type of Janus's events of its own life.
-_CORE: Final = 256
-#: Which delivery is taken and never answered, and which is answered with 503.
-_UNANSWERED: Final = 3
-_REFUSED: Final = 6
+#: How many deliveries show what Janus makes of answers; one of them is not answered, one is refused.
+_DELIVERIES: Final = 8
 _TRANSPORT: Final = 'general: { json = "compact" base_path = "/janus" http = true port = 8088 ip = "127.0.0.1" }\n'
 
 Json = dict[str, Any]
-
-
-class Collector:
-    """Takes batches of events as a gateway would, and keeps them in the order they came."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.batches: list[list[Json]] = []
-        self._changed = asyncio.Condition()
-
-    async def take(self, request: web.Request) -> web.Response:
-        """Answer one delivery."""
-        if request.headers.get("Authorization") != _CREDENTIALS:
-            return web.Response(status=401)
-        body = await request.json()
-        async with self._changed:
-            self.batches.append(body if isinstance(body, list) else [body])
-            self._changed.notify_all()
-        if len(self.batches) == _UNANSWERED and request.transport is not None:
-            request.transport.abort()
-        return web.Response(status=503 if len(self.batches) == _REFUSED else 200)
-
-    async def until_started(self, times: int) -> None:
-        """Wait until Janus has said so often that it started."""
-        async with asyncio.timeout(_PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: self._starts() >= times)
-
-    def _starts(self) -> int:
-        return sum(event["type"] == _CORE for batch in self.batches for event in batch)
-
-
-@asynccontextmanager
-async def _collecting() -> AsyncIterator[Collector]:
-    collector = Collector()
-    app = web.Application(client_max_size=8 * 1_048_576)
-    app.router.add_post("/webhooks/janus", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 8131).start()
-    try:
-        yield collector
-    finally:
-        await runner.cleanup()
+Receiver = Collector | Gateway
 
 
 @asynccontextmanager
@@ -180,11 +135,13 @@ async def _is_closed_out(http: ClientSession) -> Json:
         return {"eve": eve.record}
 
 
-async def _scenario(folder: Path) -> Json:
-    """Play all of it; return what the driver knows and what Janus sent."""
-    async with _collecting() as collector, ClientSession() as http:
+async def _scenario(folder: Path, receiver: Receiver) -> Json:
+    """Play all of it; return what the driver knows and what the receiver has."""
+    async with ClientSession() as http:
         async with _janus(folder, http) as server:
-            parts = await asyncio.gather(_leaves(http), _only_signals(http), _is_killed(http), _is_closed_out(http))
+            *parts, _ = await asyncio.gather(
+                _leaves(http), _only_signals(http), _is_killed(http), _is_closed_out(http), receiver.misbehave()
+            )
             async with participant(http, "zoe", "beta-night") as zoe:
                 await zoe.create_room()
                 await zoe.join()
@@ -194,12 +151,36 @@ async def _scenario(folder: Path) -> Json:
                 server.kill()
                 await server.wait()
         async with _janus(folder, http):
-            await collector.until_started(2)
-        records = {name: record for part in parts for name, record in part.items()} | {"zoe": zoe.record}
-        return {"participants": records, "batches": collector.batches}
+            await receiver.until_started(2)
+        records = {name: record for part in parts if part for name, record in part.items()} | {"zoe": zoe.record}
+        return {"participants": records, **await receiver.said()}
 
 
-def main(output: Path) -> None:
+async def _deliveries(folder: Path) -> Json:
+    """Return deliveries of a Janus whose events are taken, but not always answered as they should be."""
+    async with collecting() as collector, ClientSession() as http, _janus(folder, http):
+        for number in range(_DELIVERIES):
+            async with participant(http, "finn", f"acme-{number}") as finn:
+                await finn.create_room()
+                await finn.join()
+                await collector.until_delivered(number + 1)
+        return {"deliveries": collector.batches}
+
+
+async def _play(folder: Path) -> Json:
+    """Return what becomes of events by the gateway, and how Janus delivers them."""
+    deliveries = await _deliveries(folder)
+    async with metering(folder) as gateway:
+        return deliveries | await _scenario(folder, gateway)
+
+
+async def _record(folder: Path) -> Json:
+    """Return the events themselves."""
+    async with collecting() as collector:
+        return await _scenario(folder, collector)
+
+
+def main(output: Path, *, is_recording: bool) -> None:
     """Prepare the namespace and Janus's configuration, play the scenario, write what came of it as JSON."""
     _bring_up_network()
     with tempfile.TemporaryDirectory() as name:
@@ -208,10 +189,11 @@ def main(output: Path) -> None:
             shutil.copy(file, folder)
         (folder / "janus.transport.http.jcfg").write_text(_TRANSPORT)
         try:
-            output.write_text(json.dumps(asyncio.run(_scenario(folder))))
+            output.write_text(json.dumps(asyncio.run(_record(folder) if is_recording else _play(folder))))
         finally:
-            shutil.copy(folder / "janus.log", output.with_suffix(".log"))
+            logs = [log.read_bytes() for log in sorted(folder.glob("*.log"))]
+            output.with_suffix(".log").write_bytes(b"".join(logs))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), is_recording="--record" in sys.argv)
