@@ -24,7 +24,8 @@ ADVICE: Final[dict[Reason, str]] = {
     ),
     Reason.MISSING_FIELD: (
         "The producer has to send the field that the detail names; schemas/events says what each type needs, and the "
-        "producer has to send the event again. A replay helps only after a fix of our own."
+        "producer has to send the event again. A replay helps only after a fix of our own. Where no rule names a "
+        "project, mend the [[janus]] entry of the projects file and start the gateway again."
     ),
     Reason.WRONG_FIELD: (
         "The producer has to send the field that the detail names as schemas/events wants it, and the event again. "

@@ -261,6 +261,7 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 @asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
+    projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
     async with (
         broker(settings) as (effective, embedded),
         connected(effective, "gateway", *Worker.CONDITIONS, "emitter") as system,
@@ -268,7 +269,6 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         working(system) as part,
         asyncio.TaskGroup() as tasks,
     ):
-        projects = read_projects(settings.projects_file, os.environ)
         asked = filter(None, map(projects.by_name, projects.names()))
         watched = (
             *(emit_forever(system), _raise_crash(part), _raise_end(embedded)),

@@ -151,6 +151,7 @@ class _Taking:
         self._origin = origin
         self._allowed = allowed
         self._time_ms = time_ms
+        self._whole: bytes | None = None
 
     def decoded(self, body: bytes, project: str, split: Callable[[object], Sequence[object]]) -> Sequence[object]:
         """Return what a body holds, decoded; nothing where it can only be a dead letter as a whole."""
@@ -160,10 +161,16 @@ class _Taking:
             self._bury(project, error, body, redact_text(body, self._allowed))
             return ()
         try:
-            return split(document)
+            parts = split(document)
         except InvalidEvent as error:
             self._bury(project, error, body, redact(document, self._allowed))
             return ()
+        self._whole = body if len(parts) == 1 and parts[0] is document else None
+        return parts
+
+    def _original(self, part: object) -> bytes:
+        """Return the bytes of a part: as they came where it is the whole body."""
+        return orjson.dumps(part) if self._whole is None else self._whole
 
     def convert(self, said: object, project: str, convert: Convert) -> None:
         """Take what a server said: all canonical events that it becomes, or none."""
@@ -172,7 +179,7 @@ class _Taking:
             for document in documents:
                 parse_event(document, self._border.meters)
         except InvalidEvent as error:
-            self._bury(project, error, orjson.dumps(said), redact(said, self._allowed), _id(said))
+            self._bury(project, error, self._original(said), redact(said, self._allowed), _id(said))
             return
         self.intake.messages.extend(lifecycle_message(self._border.lifecycle, document) for document in documents)
         self.intake.answers.append(Answer(_id(said), Disposition.ACCEPTED if documents else Disposition.IGNORED))
@@ -186,10 +193,12 @@ class _Taking:
         try:
             event = parse_event(owned, self._border.meters)
         except InvalidEvent as error:
-            self._bury(project.name, error, orjson.dumps(document), redact(document, self._allowed), _id(document))
+            self._bury(project.name, error, self._original(document), redact(document, self._allowed), _id(document))
             return
         if event is None:
             self.intake.answers.append(Answer(_id(document), Disposition.IGNORED))
+        elif event.type is EventType.SESSION_AMENDED:
+            self._refuse(document, "source", "amending is the operator's, with `roommeter amend` (R12)")
         elif not _may_say(event, project.name):
             self._refuse(document, "source", f"the source of a restart has to begin with {project.name}/")
         else:
@@ -268,8 +277,6 @@ def _may_say(event: Event, project: str) -> bool:
 
     Whoever posts it must own every session that can have this source, or it would end those of other projects.
     """
-    if event.type is EventType.SESSION_AMENDED:
-        return False  # amending is the operator's, not of those who pay (R12)
     if event.type is not EventType.SERVER_RESTARTED:
         return True
     return event.source.startswith(f"{project}/") and not event.source.startswith(_OUR_SOURCES)

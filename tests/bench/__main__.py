@@ -24,7 +24,7 @@ from pipeline.clickhouse import Store
 from pipeline.embedded import load_meters
 from pipeline.settings import Settings
 from pipeline.topics import topics
-from tests.bench import bare, workers
+from tests.bench import bare, gateway, workers
 from tests.bench.load import Entry, day, declare, fill, lines, settings_of
 from tests.brokers import candidates, start_broker
 
@@ -35,6 +35,7 @@ _JOB_EVENTS: Final = 200_000
 _REBALANCE_EVENTS: Final = 200_000
 _MEMORY_SESSIONS: Final = 100_000
 _RECOVERY_SESSIONS: Final = 200_000
+_WEBHOOKS: Final = 20_000
 
 
 class Result(NamedTuple):
@@ -84,6 +85,7 @@ def _all(kafka: str, events: int, runs: int) -> list[Result]:
     memory = measured("memory", 0)
     recovery = measured("recovery", 0)
     replayed = measured("rebalance", 0)["records"]
+    webhooks = gateway.measure(kafka, _WEBHOOKS, runs)
     return [
         Result("the job: decode, state, changelog entries, rows", job, "us CPU/event", "<= 10"),
         Result("bare loop: poll, decode, join, commit", loop, "us CPU/event"),
@@ -96,6 +98,7 @@ def _all(kafka: str, events: int, runs: int) -> list[Result]:
         Result(f"recovery of {_RECOVERY_SESSIONS:,} open sessions", recovery["seconds"], "s", "<= 3"),
         Result("  for each record of the changelog", recovery["us"], "us CPU"),
         Result("records replayed by a clean rebalance", replayed, "", "0"),
+        *(Result(*row) for row in gateway.rows(webhooks)),
     ]
 
 

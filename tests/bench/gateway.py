@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+import uvloop
 from aiohttp import web
 from rich.console import Console
 
@@ -39,15 +40,18 @@ _KEY: Final = "APIbench"
 _SECRET: Final = "bench-secret-0123456789abcdefghijklmnopqrstuv"  # noqa: S105 - signs nothing but this
 _CONNECTIONS: Final = 64
 _SECONDS: Final = 8.0
+#: Webhooks per CPU second that it shall do at least.
+_GOAL: Final = 3_000
 
 
 def measure(kafka: str, requests: int, runs: int) -> dict[str, float]:
-    """Return requests per CPU-second of the gateway and of a bare server, and p99 in ms at half of the gateway's."""
+    """Return requests per CPU-second of the gateway and of a bare server, and p99 in ms at half of the goal's rate."""
     gateway = statistics.median(_per_cpu_second("gateway", kafka, requests) for _ in range(runs))
     bare = statistics.median(_per_cpu_second("bare", kafka, requests) for _ in range(runs))
     with _server("gateway", kafka) as server:
-        _load(server.port, int(gateway / 2 * 2), gateway / 2)  # warm
-        p99_ms = _load(server.port, int(gateway / 2 * _SECONDS), gateway / 2)
+        rate = _GOAL / 2
+        _load(server.port, int(rate * 2), rate)  # warm
+        p99_ms = _load(server.port, int(rate * _SECONDS), rate)
     return {"gateway": gateway, "bare": bare, "p99_ms": p99_ms}
 
 
@@ -171,9 +175,14 @@ def _request(body: bytes) -> bytes:
 def rows(measured: dict[str, float]) -> Sequence[tuple[str, float, str, str]]:
     """Return the lines of the table: what was measured, its value, unit and goal."""
     return (
-        ("gateway: signature, conversion, broker's acknowledgement", measured["gateway"], "webhooks/CPU s", ">= 3000"),
+        (
+            "gateway: signature, conversion, acknowledgement",
+            measured["gateway"],
+            "webhooks/CPU s",
+            f">= {_GOAL}",
+        ),
         ("  the same HTTP server doing nothing", measured["bare"], "requests/CPU s", ""),
-        ("  p99 at half of the gateway's rate", measured["p99_ms"], "ms", "< 50"),
+        (f"  p99 at {_GOAL // 2} webhooks a second", measured["p99_ms"], "ms", "< 50"),
     )
 
 
@@ -191,7 +200,7 @@ def main() -> None:
         return
     if arguments.post:
         port, count, rate = arguments.post
-        sys.stdout.write(str(asyncio.run(_post(int(port), int(count), float(rate)))))
+        sys.stdout.write(str(uvloop.run(_post(int(port), int(count), float(rate)))))
         return
     with tempfile.TemporaryDirectory() as directory:
         broker = start_broker(candidates(), Path(directory), _SAY.print)

@@ -1,6 +1,7 @@
 """What bodies become: each event is accepted, ignored, dead or refused, and nothing that is a secret passes."""
 
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import islice
 from random import Random
 from typing import Any
@@ -48,6 +49,29 @@ def test_an_event_passes_as_it_is() -> None:
     intake = take(event(agent="support", region="eu"))
     assert sent(intake) == event(agent="support", region="eu")
     assert intake.messages[0].key == b"acme/RM_1"
+
+
+def test_nobody_who_pays_amends_a_session() -> None:
+    """R12: amendments are the operator's; they do not come in by a project's token."""
+    data = {
+        "project": "acme",
+        "room": "RM_1",
+        "session": "PA_1",
+        "epoch": 1,
+        "actor": "jo",
+        "reason": "x",
+        "void": True,
+    }
+    intake = take({**event(), "type": "session.amended", "data": data})
+    assert [answer.disposition for answer in intake.answers] == [Disposition.REFUSED]
+    assert intake.messages == []
+
+
+def test_a_dead_letter_is_told_apart_by_the_bytes_as_they_came() -> None:
+    """The digest is of the body itself, white space and all, not of what we would have written."""
+    body = b'{ "specversion" : "1.0" }'
+    (letter,) = _BORDER.from_event(body, ACME, NOW_MS).messages
+    assert dict(letter.headers)["sha256"] == sha256(body).hexdigest().encode()
 
 
 def test_fields_that_nobody_defined_stay_here() -> None:
