@@ -6,8 +6,10 @@ from importlib.metadata import version
 import click
 
 from pipeline.cli_amend import amend
+from pipeline.cli_audit import audit
 from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
+from pipeline.cli_explain import explain
 from pipeline.cli_gateway import gateway
 from pipeline.cli_options import examples
 from pipeline.cli_query import rollups, sessions, usage
@@ -37,6 +39,6 @@ def main() -> None:
 for command in (
     *(up, gateway, worker, emitter, migrate, demo),
     *(produce, replay, simulate, reconcile),
-    *(usage, sessions, rollups, amend, dead_letters),
+    *(audit, explain, usage, sessions, rollups, amend, dead_letters),
 ):
     main.add_command(command)

@@ -49,7 +49,30 @@ class Time(click.ParamType):
             self.fail(f"{value!r} is not a time such as 2026-09-21T14:00:00Z, 2026-09-21 or now", param, ctx)
 
 
+#: Faster than this, two answers of a server in a row would be one: servers write their lists with a delay.
+_LEAST_INTERVAL_S: Final = 5
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}
+
+
+class Duration(click.ParamType):
+    """A duration such as 60s, 5m or 1h; in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the duration in seconds."""
+        if isinstance(value, int):
+            return value
+        number, unit = value.rstrip("smh"), value[len(value.rstrip("smh")) :] or "s"
+        if not number.isascii() or not number.isdigit() or unit not in _UNITS_S:
+            self.fail(f"{value!r} is not a duration such as 60s or 5m", param, ctx)
+        if int(number) * _UNITS_S[unit] < _LEAST_INTERVAL_S:
+            self.fail(f"at least {_LEAST_INTERVAL_S}s: two answers in a row have to be two", param, ctx)
+        return int(number) * _UNITS_S[unit]
+
+
 TIME: Final = Time()
+DURATION: Final = Duration()
 
 
 def examples(*lines: str) -> str:

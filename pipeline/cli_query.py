@@ -22,7 +22,8 @@ _as_of = click.option(
 )
 
 
-def _open(store: str | None) -> "Store":
+def open_store(store: str | None) -> "Store":
+    """Open the store that is named, or configured."""
     from pipeline.clickhouse import Store, StoreError, chdb_directory
 
     settings = settings_with(store=store)
@@ -87,7 +88,7 @@ def usage(
 
     settings = settings_with(store=store)
     meters = load_meters(settings)
-    with closing(_open(store)) as opened:
+    with closing(open_store(store)) as opened:
         cells = opened.usage(
             UsageQuery(
                 as_of_ms=as_of_ms,
@@ -139,7 +140,7 @@ def sessions(
     from pipeline.rows import SessionQuery
 
     settings = settings_with(store=store)
-    with closing(_open(store)) as opened:
+    with closing(open_store(store)) as opened:
         found = opened.sessions(
             SessionQuery(
                 as_of_ms=as_of_ms,
@@ -167,13 +168,21 @@ def sessions(
     _show(f"Sessions as of {format_time(as_of_ms)}", columns, rows, as_json=as_json)
 
 
-@click.command(epilog=examples("roommeter rollups --project acme --from 2026-09-21", "roommeter rollups --json"))
+@click.command(
+    epilog=examples(
+        "roommeter rollups --project acme --from 2026-09-21",
+        "roommeter rollups --as-of 2026-09-22T00:05:00Z --json      what billing was told by then",
+    ),
+)
 @store_option
 @_from
 @_to
 @_project
 @_meter
 @click.option("--all-revisions", is_flag=True, help="Every revision, not only the newest of each hour.")
+@click.option(
+    "--as-of", "as_of_ms", type=TIME, help="As emitted for this moment: the same bytes, with --json.  [default: now]"
+)
 @_json
 @expected_errors
 def rollups(
@@ -184,18 +193,25 @@ def rollups(
     meter: str | None,
     *,
     all_revisions: bool,
+    as_of_ms: int | None,
     as_json: bool,
 ) -> None:
-    """Show what was emitted for billing: hourly rollups with revision and delta."""
+    """Show what was emitted for billing: hourly rollups with revision and delta.
+
+    A revision never changes, so what was emitted for any moment can be shown again, byte for byte (R20).
+    """
     from pipeline.codec import rollup_document
     from pipeline.embedded import load_meters
+    from pipeline.explain import as_emitted
     from pipeline.rows import RollupQuery
 
     meters = load_meters(settings_with(store=store))
-    with closing(_open(store)) as opened:
+    with closing(open_store(store)) as opened:
         found = opened.rollups(RollupQuery(from_ms=from_ms, to_ms=to_ms, project=project, meter=meter))
-    newest = {rollup.key: rollup for rollup in found}  # in order of revisions: the last one stays
-    rows = (rollup_document(rollup, meters) for rollup in (found if all_revisions else newest.values()))
+    moment_ms = NEVER_MS if as_of_ms is None else as_of_ms
+    until_then = [rollup for rollup in found if rollup.as_of_ms <= moment_ms]
+    shown = until_then if all_revisions else as_emitted(until_then, moment_ms)
+    rows = (rollup_document(rollup, meters) for rollup in shown)
     columns = (
         "project",
         "meter",

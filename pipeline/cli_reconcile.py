@@ -4,37 +4,16 @@ import asyncio
 import os
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli_options import examples, expected_errors, settings_with, store_option
+from pipeline.cli_options import DURATION, examples, expected_errors, settings_with, store_option
 
 if TYPE_CHECKING:
     from pipeline.projects import Project
     from pipeline.reconcile import Run
     from pipeline.settings import Settings
-
-#: Faster than this, two answers in a row would be one: servers write their lists with a delay.
-_LEAST_INTERVAL_S: Final = 5
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}
-
-
-class _Seconds(click.ParamType):
-    """A duration such as 60s, 5m or 1h, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the duration in seconds."""
-        if isinstance(value, int):
-            return value
-        number, unit = value.rstrip("smh"), value[len(value.rstrip("smh")) :] or "s"
-        if not number.isascii() or not number.isdigit() or unit not in _UNITS_S:
-            self.fail(f"{value!r} is not a duration such as 60s or 5m", param, ctx)
-        if int(number) * _UNITS_S[unit] < _LEAST_INTERVAL_S:
-            self.fail(f"at least {_LEAST_INTERVAL_S}s: two answers in a row have to be two", param, ctx)
-        return int(number) * _UNITS_S[unit]
 
 
 @click.command(
@@ -48,7 +27,7 @@ class _Seconds(click.ParamType):
 @click.option("--project", "name", help="Only this project.  [default: each that has a livekit_url]")
 @click.option("--once", is_flag=True, help="Make two passes, --every apart, and end: one pass alone ends nothing.")
 @click.option(
-    "--every", "every_s", type=_Seconds(), help="Time between passes.  [default: ROOMMETER_RECONCILE_INTERVAL_MS]"
+    "--every", "every_s", type=DURATION, help="Time between passes.  [default: ROOMMETER_RECONCILE_INTERVAL_MS]"
 )
 @click.option("--dry-run", is_flag=True, help="Show the events, send and record nothing.")
 @click.option("--accept-empty", is_flag=True, help="With --once: believe an answer that knows none of our sessions.")

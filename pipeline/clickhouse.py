@@ -24,7 +24,7 @@ from pipeline.metering.events import Amendment
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Room, Session, shared_set
-from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS, format_time
+from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, NOT_SEEN_MS, format_time, hour_of
 from pipeline.metering.usage import CellKey, Usage
 from pipeline.rows import Batch, RollupQuery, SessionQuery, SessionRow, UsageQuery, meter_table, rollup_table
 
@@ -203,7 +203,8 @@ class Store:
             as_of=_time(query.as_of_ms),
             orphan_after_ms=query.orphan_after_ms,
             meter=query.meter or "",
-            **_span(query.from_ms, query.to_ms, query.project),
+            # Whole hours: of the last one every session counts, those too that started after `to_ms`.
+            **_span(query.from_ms, query.to_ms and hour_of(query.to_ms - 1) + MS_PER_HOUR, query.project),
         )
         return [((project, meter, hour_ms), Usage(*counts)) for project, meter, hour_ms, *counts in rows]
 

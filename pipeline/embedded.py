@@ -9,10 +9,12 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from pipeline.audit_loop import audit_forever
+from pipeline.audit_store import AuditStore
 from pipeline.broker import BrokerUnavailable, EmbeddedBroker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.emitter import Emitter
@@ -154,7 +156,8 @@ async def emit_forever(system: System, clock: Callable[[], int] = now_ms) -> Non
 
     At most a tenth of the time goes into it, however large the store has become.
     """
-    emitter = Emitter(system.settings, system.meters, system.store, system.producer, system.metrics, clock)
+    held = AuditStore(system.store).held
+    emitter = Emitter(system.settings, system.meters, system.store, system.producer, system.metrics, clock, held)
     while True:
         started = time.monotonic()
         try:
@@ -271,13 +274,26 @@ async def up(settings: Settings) -> AsyncIterator[System]:
     ):
         asked = filter(None, map(projects.by_name, projects.names()))
         watched = (
-            *(emit_forever(system), _raise_crash(part), _raise_end(embedded)),
+            *(emit_forever(system), audit_own(system), _raise_crash(part), _raise_end(embedded)),
             *(reconcile_forever(system, project) for project in asked if project.livekit_url),
         )
         running = [tasks.create_task(task) for task in watched]
         yield replace(system, gateway_port=gateway_port)
         for task in running:
             task.cancel()
+
+
+async def audit_own(system: System) -> None:
+    """Audit the books again and again, and hold the emission of hours in which something differs."""
+    settings = system.settings
+    topic = topics(settings).lifecycle.name
+    loop = asyncio.get_running_loop()
+
+    def ends() -> dict[int, int]:
+        return dict(asyncio.run_coroutine_threadsafe(end_offsets(settings.kafka, topic), loop).result(STOP_SECONDS))
+
+    with closing(await asyncio.to_thread(_open, settings)) as store:  # its own: the audit asks for long
+        await audit_forever(settings, system.meters, store, system.metrics, now_ms, settings.audit_interval_ms, ends)
 
 
 async def reconcile_forever(system: System, project: Project) -> None:

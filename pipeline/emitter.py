@@ -10,10 +10,12 @@ next run of anybody, with the same bytes.
 import asyncio
 from collections import ChainMap
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline import codec
+from pipeline.audit import ProjectHour
 from pipeline.clickhouse import Store
 from pipeline.kafka import LogReader, end_offsets
 from pipeline.metering.meters import Meters
@@ -50,14 +52,16 @@ class Emitter:
         producer: Producer,
         metrics: Metrics,
         clock: Callable[[], int],
+        held: Callable[[], AbstractSet[ProjectHour]] = frozenset,
     ) -> None:
-        """Keep the parts; nothing is read before the first run."""
+        """Keep the parts; nothing is read before the first run. `held` asks which hours have to wait; it may block."""
         self._settings = settings
         self._meters = meters
         self._store = store
         self._producer = producer
         self._metrics = metrics
         self._clock = clock
+        self._held = held
         self._topics = topics(settings)
         self._decisions = LogReader(settings.kafka, self._topics.decisions.name)
         self._unrecorded: list[Rollup] = []
@@ -80,7 +84,11 @@ class Emitter:
             ),
         )
         in_window = {key: rollup for key, rollup in emitted.items() if from_ms <= rollup.hour_ms < until_ms}
-        proposals = list(revise(in_window, dict(current), watermark, watermark))
+        held = await asyncio.to_thread(self._held)
+        revised = revise(in_window, dict(current), watermark, watermark)
+        # What was decided before is published all the same: it has its id and may be out already (R19).
+        proposals = [rollup for rollup in revised if (rollup.project, rollup.hour_ms) not in held]
+        self._metrics.hours_held.set(len(held))
         if proposals:
             await self._propose(proposals)
             published += await self._publish_decided(emitted)

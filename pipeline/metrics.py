@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from pipeline.audit import Law
 from pipeline.metering.events import Reason
 from pipeline.signature import Reason as Refusal
 
@@ -18,6 +19,7 @@ LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "cause": (*Refusal, "credentials", "project", "source"),
     "answer": ("complete", "partial", "unconfirmed", "away", "refused"),
     "finding": ("present", "missing", "absent", "opened"),
+    "law": tuple(Law),
 }
 #: Labels bounded by the installation: conditions of readiness.
 INSTALLATION_LABELS: Final = frozenset({"condition"})
@@ -123,6 +125,21 @@ class Metrics:
         self.gateway_unknown_fields = self._counter(
             "roommeter_gateway_unknown_fields_total",
             "Fields of LiveKit webhooks that the protocol known here does not name: the server is newer (R21).",
+        )
+        self.conservation_diff = self._gauge(
+            "roommeter_conservation_diff",
+            "What the last audit found to differ, by the law that does not hold; 0 is good (R20).",
+            "law",
+        )
+        for law in LABEL_VALUES["law"]:
+            self.conservation_diff.labels(law)
+        self.audit_last_success_seconds = self._gauge(
+            "roommeter_audit_last_success_seconds",
+            "When the last audit was begun that came to its end, in Unix seconds.",
+        )
+        self.hours_held = self._gauge(
+            "roommeter_hours_held",
+            "Hours of projects whose emission waits because the audit found a difference in them.",
         )
         self.ready = self._gauge("roommeter_ready", "1 while a condition of readiness is met, else 0.", "condition")
 

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     emit_interval_ms: Annotated[PositiveInt, Field(description="how often the emitter looks for complete hours")] = (
         10_000
     )
+    audit_interval_ms: Annotated[PositiveInt, Field(description="how often `up` audits itself")] = 5 * MS_PER_MINUTE
     max_event_bytes: Annotated[PositiveInt, Field(description="a larger event is a dead letter (R21)")] = 262_144
     batch_events: Annotated[PositiveInt, Field(description="most events of one insert")] = 30_000
     session_timeout_ms: Annotated[PositiveInt, Field(description="silence after which Kafka replaces a worker")] = (

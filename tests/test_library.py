@@ -97,7 +97,7 @@ def test_an_event_is_the_document_of_its_schemas_example(example: Document) -> N
     assert document.get("data") == (example.get("data") or None)
 
 
-@pytest.mark.parametrize("value", _ODD, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", _ODD, ids=lambda value: repr(value).partition(" at 0x")[0][:30])
 @pytest.mark.parametrize("event_type", _CLASSES)
 def test_an_odd_value_in_any_field_is_refused_or_right(event_type: str, value: object) -> None:
     """R21, at the desk of who makes the mistake: nothing is made that would become a dead letter."""

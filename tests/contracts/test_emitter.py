@@ -12,6 +12,7 @@ import pytest
 from pipeline import codec
 from pipeline.clickhouse import Store, StoreUnavailable
 from pipeline.emitter import MARGIN_MS, Emission, Emitter
+from pipeline.explain import as_emitted
 from pipeline.kafka import read_topic
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, follows
@@ -263,6 +264,21 @@ async def test_what_was_accepted_in_time_is_billed_after_days_of_standstill(stag
     assert _told(await stage.emit()) == [(2, 20, 10, "settled")]
 
 
+async def test_an_hour_that_the_audit_holds_is_not_emitted_until_it_is_let_go(stage: Stage) -> None:
+    """A difference stops the emission of its hour, of no other hour or project, and no ingestion."""
+    stage.agent("PA_1", "14:55:00", "15:05:00")
+    stage.now_ms = clock("16:05:00")
+    held = {("acme", clock("14:00:00")), ("globex", clock("15:00:00"))}
+    emitter = Emitter(
+        stage.settings, stage.meters, stage.store, stage.producer, stage.metrics, lambda: stage.now_ms, lambda: held
+    )
+    assert [rollup.hour_ms for rollup in (await emitter.run_once()).published] == [clock("15:00:00")]
+    assert stage.metrics.registry.get_sample_value("roommeter_hours_held") == 2
+    held.clear()
+    assert [rollup.hour_ms for rollup in (await emitter.run_once()).published] == [clock("14:00:00")]
+    await stage.check()
+
+
 async def test_a_partition_with_something_left_to_read_holds_the_hour(stage: Stage) -> None:
     """R18: the watermark is the broker time up to which it was processed; how late the hour is, is a metric."""
     stage.agent("PA_1", "14:00:00", "14:10:00")
@@ -325,6 +341,20 @@ async def test_the_same_facts_and_moment_give_the_same_bytes(
     await again.emit()
     assert len(await stage.published()) == 2
     assert await again.published() == await stage.published()
+
+
+async def test_any_past_emission_can_be_shown_again_byte_for_byte(stage: Stage) -> None:
+    """R20: what was published by a moment, from what is stored, though newer revisions came since."""
+    stage.agent("PA_1", "14:00:00", "14:10:00")
+    await stage.emit()
+    first_ms, first = stage.now_ms, await stage.published()
+    stage.now_ms = clock("16:05:00")
+    stage.agent("PA_2", "14:55:00", "15:05:00")
+    await stage.emit()
+    kept = stage.store.rollups(RollupQuery())
+    assert [codec.encode_rollup(rollup, stage.meters) for rollup in as_emitted(kept, first_ms)] == first
+    newest = {codec.encode_rollup(rollup, stage.meters) for rollup in as_emitted(kept, stage.now_ms)}
+    assert newest == set(await stage.published()) - set(first)
 
 
 async def test_a_run_has_as_many_steps_as_the_tests_below_take(stage: Stage) -> None:

@@ -174,7 +174,7 @@ def test_timelines_in_sql_are_timelines_in_the_core(stored: Stored, as_of_ms: in
 def test_a_span_of_hours_is_a_cut_of_the_whole(stored: Stored, as_of_ms: int, orphan_after_ms: int) -> None:
     """Leaving out rooms that cannot have usage in the span leaves out no increment of it."""
     whole = stored.store.usage(UsageQuery(as_of_ms=as_of_ms, orphan_after_ms=orphan_after_ms))
-    for from_ms in (_BEGIN_MS + 4 * MS_PER_DAY, _BEGIN_MS + 5 * MS_PER_DAY - MS_PER_HOUR, _END_MS):
+    for from_ms in (_BEGIN_MS + 4 * MS_PER_DAY, _BEGIN_MS + 5 * MS_PER_DAY - MS_PER_HOUR + 1, _END_MS):
         to_ms = from_ms + 30 * MS_PER_HOUR
         query = UsageQuery(as_of_ms=as_of_ms, orphan_after_ms=orphan_after_ms, from_ms=from_ms, to_ms=to_ms)
         assert stored.store.usage(query) == [(key, cell) for key, cell in whole if from_ms <= key[2] < to_ms]
