@@ -306,6 +306,34 @@ async def test_an_idle_partition_holds_nothing(stage: Stage) -> None:
     assert (emission.watermark_ms, len(emission.published)) == (clock("15:05:00"), 1)
 
 
+async def test_a_record_after_weeks_of_idleness_brings_no_old_hour_back(stage: Stage) -> None:
+    """R19: until it is processed the partition is known as of weeks ago, but what was reached stays reached."""
+    stage.agent("PA_1", "14:00:00", "14:10:00")
+    await stage.arrives(0)
+    stage.processed(0, 0, "15:20:00")
+    stage.now_ms = clock("15:30:00")
+    emitter = stage.emitter()
+    await emitter.run_once()
+    stage.now_ms += stage.settings.correction_window_ms + 40 * MS_PER_DAY
+    await emitter.run_once()
+    await stage.arrives(0)
+    assert _told(await emitter.run_once()) == []
+    assert len(await stage.published()) == 1
+
+
+async def test_what_was_presumed_is_not_taken_back_while_a_quiet_partition_is_read(stage: Stage) -> None:
+    """R9, R18: a later moment was reached before; no rollup is as of an earlier one than its last revision."""
+    stage.agent("PA_1", "14:10:00", last_seen_ms=clock("14:20:00"))
+    await stage.arrives(0)
+    stage.processed(0, 0, "15:20:00")
+    stage.now_ms = clock("15:30:00")
+    await stage.emit()
+    stage.now_ms = clock("14:20:00") + MS_PER_DAY
+    assert _told(await stage.emit()) == [(2, 10, -40, "settled")]
+    await stage.arrives(0)
+    assert _told(await stage.emit()) == []
+
+
 async def test_hours_held_for_long_come_all_at_once_and_only_once(stage: Stage) -> None:
     """R18: late, and said so by the metric, but never left out."""
     stage.agent("PA_1", "14:00:00", "17:00:00")
