@@ -144,7 +144,9 @@ def _verdict(log: _Log, as_of_ms: int, orphan_after_ms: int) -> Verdict | None:
         )
     ends = [fact.time_ms for fact in log.own if fact.type in ("session.disconnected", "session.aborted")]
     # All room ends from S on, not the first alone: the earliest of everything is the earliest of both.
-    ends += [fact.time_ms for fact in log.room if fact.type == "room.ended" and fact.time_ms >= start_ms]
+    gone_ms = _gone_ms(log.own, start_ms)
+    room_ends = [fact.time_ms for fact in log.room if fact.type == "room.ended" and fact.time_ms >= start_ms]
+    ends += [end_ms for end_ms in room_ends if end_ms <= gone_ms]
     if ends:
         end_ms = min(ends)
         return Verdict(
@@ -160,6 +162,13 @@ def _verdict(log: _Log, as_of_ms: int, orphan_after_ms: int) -> Verdict | None:
         end_ms, is_skewed = max(start_ms, seen_ms), seen_ms < start_ms
         return Verdict(start_ms, end_ms, is_inferred, end_presumed=True, clock_skew=is_skewed, amended=bool(amended))
     return Verdict(start_ms, None, is_inferred, end_presumed=False, clock_skew=False, amended=bool(amended))
+
+
+def _gone_ms(own: list[_Fact], start_ms: int) -> int:
+    """R9: from when on its server did not know a session that nobody saw again: ends of its room say nothing then."""
+    absent_ms = max((fact.time_ms for fact in own if fact.type == "session.absent"), default=0)
+    seen_ms = max((fact.time_ms for fact in own if fact.type not in _NO_SIGNS), default=0)
+    return absent_ms if absent_ms > start_ms and absent_ms >= seen_ms else _NEVER_MS
 
 
 def _amended(own: list[_Fact]) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def timeline(
     ended_at_ms = amendment.ended_at_ms
     if ended_at_ms == NEVER_MS:
         room_end_ms = min((end for end in room.ends_ms if end >= started_at_ms), default=NEVER_MS)
+        if started_at_ms < session.absent_at_ms < room_end_ms and session.absent_at_ms >= session.last_seen_ms:
+            room_end_ms = NEVER_MS  # the end of its room shows nothing of a session that was gone by then
         ended_at_ms = min(session.disconnected_at_ms, room_end_ms)
     end_presumed = ended_at_ms == NEVER_MS and _is_orphan(
         started_at_ms,

@@ -36,7 +36,7 @@ SELECT project, room FROM ${database}.amendments
 WHERE ({project:String} = '' OR project = {project:String});
 
 -- Every session with its start, end and flags as of a moment: pipeline/metering/timeline.py, in SQL (R3 to R9, R12).
--- In place of the view of 0005: an amendment's start and end take the place of what was observed, and a void session
+-- In place of the view of 0005: the end of its room says nothing of a session that was gone by then; an amendment's start and end take the place of what was observed, and a void session
 -- has no start.
 CREATE OR REPLACE VIEW ${database}.session_timelines ${on_cluster} AS
 WITH
@@ -47,7 +47,8 @@ WITH
         FROM (SELECT source, max(restarted_at) AS restarted_at FROM ${database}.server_facts GROUP BY source)
     ) AS restarts,
     greatest(room_started_at, absent_at, arrayMax(arrayMap(source -> restarts[source], sources))) AS gone_at,
-    if(end_at = toDateTime64(0, 3, 'UTC'), never, end_at) AS room_ended_at,
+    absent_at > started_at AND absent_at >= last_seen AS is_absent,
+    if(end_at = toDateTime64(0, 3, 'UTC') OR (is_absent AND end_at > absent_at), never, end_at) AS room_ended_at,
     if(amendment.4 < never, amendment.4, least(disconnected_at, room_ended_at)) AS known_end_at
 SELECT
     project, room, session, kind, number, agent, identity, region,

@@ -220,4 +220,7 @@ def _without_end(session: Session, room: Room) -> bool:
         start_ms = session.amendment.started_at_ms
     if session.amendment is not None and session.amendment.is_void:
         start_ms = NEVER_MS
-    return session.disconnected_at_ms == NEVER_MS and all(end_ms < start_ms for end_ms in room.ends_ms)
+    is_absent = start_ms < session.absent_at_ms and session.absent_at_ms >= session.last_seen_ms
+    latest_ms = session.absent_at_ms if is_absent else NEVER_MS
+    ends_ms = [end_ms for end_ms in room.ends_ms if start_ms <= end_ms <= latest_ms]
+    return session.disconnected_at_ms == NEVER_MS and not ends_ms

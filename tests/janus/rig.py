@@ -40,6 +40,7 @@ async def _janus(folder: Path, http: ClientSession) -> AsyncIterator[asyncio.sub
         process = await asyncio.create_subprocess_exec(
             "janus", "--configs-folder", str(folder), "--config", str(folder / "janus.jcfg"),
             "--session-timeout", str(SESSION_TIMEOUT_S), "--disable-colors", stdout=log, stderr=log,
+            cwd=folder,  # one of its plugins makes a folder where it stands
         )  # fmt: skip
     try:
         async with asyncio.timeout(_PATIENCE_S):

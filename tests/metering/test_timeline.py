@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 
-from pipeline.metering.timeline import Timeline
+from pipeline.metering.timeline import Timeline, is_live
 from tests.metering.builders import (
     Document,
     aborted,
@@ -12,6 +12,7 @@ from tests.metering.builders import (
     connected,
     disconnected,
     event,
+    facts_of,
     of_room,
     parsed,
     sampled,
@@ -81,6 +82,13 @@ def _said(log: list[Document], as_of: str = "15:30:00") -> tuple[int, int | None
         ([connected("14:00:00"), sampled("14:10:00"), absent("14:10:00")], "14:00:00", "14:10:00", {"end_presumed"}),
         ([connected("14:00:00"), absent("14:10:00"), sampled("14:10:00.001")], "14:00:00", None, set()),
         ([connected("14:00:00"), absent("14:10:00"), disconnected("14:20:00")], "14:00:00", "14:20:00", set()),
+        (
+            [connected("14:00:00"), sampled("14:07:00"), absent("14:08:00"), of_room("room.ended", "16:00:00")],
+            "14:00:00",
+            "14:07:00",
+            {"end_presumed"},
+        ),
+        ([connected("14:00:00"), absent("14:08:00"), of_room("room.ended", "14:05:00")], "14:00:00", "14:05:00", set()),
         ([sampled("14:05:00", connected_at="2026-09-21T14:00:00Z")], "14:00:00", None, {"start_inferred"}),
         ([connected("14:00:00"), event("server.restarted", "13:59:00")], "14:00:00", None, set()),
         ([connected("14:00:00"), event("server.restarted", "14:00:00")], "14:00:00", None, set()),
@@ -135,6 +143,27 @@ def test_what_never_connected_has_no_timeline(log: list[Document]) -> None:
 def test_silence_of_a_day_presumes_the_end_where_the_session_was_last_seen(as_of: str, end: str | None) -> None:
     """R9: a millisecond less than `orphan_after` and it is still open."""
     assert _said([connected("14:00:00")], as_of)[1] == (None if end is None else clock(end))
+
+
+@pytest.mark.parametrize(
+    ("log", "live"),
+    [
+        ([connected("14:00:00")], True),
+        ([sampled("14:05:00", connected_at="2026-09-21T14:00:00Z")], True),
+        ([connected("14:00:00"), event("server.restarted", "14:10:00"), absent("14:20:00")], True),
+        ([connected("14:00:00"), of_room("room.ended", "13:59:59.999")], True),
+        ([connected("14:00:00"), of_room("room.ended", "14:00:00")], False),
+        ([connected("14:00:00"), of_room("room.ended", "13:00:00"), of_room("room.ended", "14:30:00")], False),
+        ([connected("14:00:00"), disconnected("14:01:00")], False),
+        ([connected("14:00:00"), aborted("14:01:00"), of_room("room.ended", "13:00:00")], False),
+        ([disconnected("14:01:00")], False),
+    ],
+)
+def test_a_session_is_live_until_a_real_end_is_known(log: list[Document], *, live: bool) -> None:
+    """R5, R9: its own or its room's; what is only presumed can still be replaced."""
+    facts = facts_of([parsed(document) for document in log])
+    [(key, _, session)] = facts.sessions()
+    assert is_live(session, facts.rooms[key]) is live
 
 
 @given(logs, moments_ms, orphan_afters_ms)
