@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check bench format lock clean
+.PHONY: help setup run test lint check bench simulate format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ check: lint test ## what has to hold before a commit
 
 bench: setup ## CPU per event, as ratios to a bare loop on this machine
 	$(BIN)/python -m tests.bench
+
+simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix
