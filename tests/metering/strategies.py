@@ -29,14 +29,18 @@ _session = _room | {"session": st.sampled_from(["PA_1", "PA_2"])}
 _maybe_kind = {"kind": st.sampled_from(["", "agent", "sip"])}
 _number = {"number": st.sampled_from(["", "+15550100"])}
 _maybe_times = st.none() | times_ms.map(rfc3339)
+_counters = {name: st.none() | st.integers(0, 9) for name in ("bytes_in", "bytes_out")}
+_labels = {name: st.sampled_from(["", "a", "b"]) for name in ("agent", "identity", "region")}
 
 
 def _events(event_type: str, **data: st.SearchStrategy[object]) -> st.SearchStrategy[Document]:
     return st.builds(event, st.just(event_type), times_ms, source=_sources, **data)
 
 
-_connects = _events("session.connected", **_session, kind=st.sampled_from(sorted(KINDS)), **_number)
-_disconnects = _events("session.disconnected", **_session, **_maybe_kind, **_number, connected_at=_maybe_times)
+_connects = _events("session.connected", **_session, kind=st.sampled_from(sorted(KINDS)), **_number, **_labels)
+_disconnects = _events(
+    "session.disconnected", **_session, **_maybe_kind, **_number, **_counters, connected_at=_maybe_times
+)
 
 
 def _is_possible(document: Document) -> bool:
@@ -63,7 +67,7 @@ documents = st.one_of(
     _disconnects,
     _disconnects,
     _events("session.aborted", **_session, **_maybe_kind),
-    _events("session.sampled", **_session, **_maybe_kind, connected_at=_maybe_times),
+    _events("session.sampled", **_session, **_maybe_kind, **_counters, connected_at=_maybe_times),
     _events("session.absent", **_session),
     _amendments,
     _events("room.started", **_room, started_at=_maybe_times),

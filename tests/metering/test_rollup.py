@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metering.rollup import Rollup, follows, is_complete, quantities, revise, rollup_id
+from pipeline.metering.rollup import Rollup, follows, is_complete, quantities, revise, rollup_id, watermark_ms
 from pipeline.metering.units import MS_PER_HOUR
 from pipeline.metering.usage import CellKey, Usage
 from tests.metering.builders import METERS, clock
@@ -139,6 +139,38 @@ def test_parts_of_an_id_do_not_run_into_each_other() -> None:
 def test_an_hour_is_complete_when_the_watermark_has_passed_its_grace(watermark: str, *, complete: bool) -> None:
     """R18: the hour's end plus five minutes, and not a millisecond earlier."""
     assert is_complete(_HOUR_MS, clock(watermark), 300_000) is complete
+
+
+@pytest.mark.parametrize(
+    ("ends", "progress", "watermark"),
+    [
+        ({}, {}, 900),
+        ({0: 7, 1: 7}, {0: (7, 500), 1: (7, 600)}, 900),
+        ({0: 7, 1: 7}, {0: (6, 500), 1: (7, 400)}, 500),
+        ({0: 7, 1: 7}, {0: (6, 500), 1: (6, 400)}, 400),
+        ({0: 7, 1: 7}, {0: (6, 400), 1: (6, 500)}, 400),
+        ({0: 7, 1: 7}, {0: (8, 500), 1: (7, 600)}, 900),
+        ({0: 7}, {0: (6, 1_000)}, 900),
+        ({0: 0, 1: 7}, {1: (7, 600)}, 900),
+        ({0: 1, 1: 7}, {1: (7, 600)}, 0),
+    ],
+    ids=[
+        "no partition",
+        "all at their ends",
+        "one behind",
+        "the slower of two behind",
+        "the slower of two behind, the first",
+        "processed further than was asked",
+        "a broker ahead of our clock",
+        "an empty one that nobody has processed",
+        "one that nobody has processed",
+    ],
+)
+def test_the_slowest_partition_holds_the_watermark(
+    ends: dict[int, int], progress: dict[int, tuple[int, int]], watermark: int
+) -> None:
+    """R18: an idle partition counts as processed up to now; one with something left up to its last record."""
+    assert watermark_ms(ends, progress, 900) == watermark
 
 
 @pytest.mark.parametrize(

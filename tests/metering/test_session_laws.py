@@ -181,7 +181,9 @@ def test_what_is_not_about_a_session_leaves_no_facts(event_type: str) -> None:
     said = event(
         event_type, "14:00:00", project="acme", room="RM_1", job="AJ_1", number="1", meter="tts_characters", quantity=1
     )
-    assert facts_of([parsed(said)]) == Facts()
+    facts = Facts()
+    assert facts.observe(parsed(said)) is False
+    assert facts == Facts()
 
 
 @given(logs, moments_ms)

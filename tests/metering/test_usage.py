@@ -82,10 +82,18 @@ def test_nothing_is_billed_in_an_hour_that_has_not_begun(log: list[Document], as
     assert all(hour_ms < as_of_ms for _, _, hour_ms in usage(facts_of(map(parsed, log)), METERS, as_of_ms))
 
 
-@pytest.mark.parametrize(("elapsed_ms", "increments"), [(-1, 0), (0, 0), (1, 1), (60_000, 1), (60_001, 2)])
+@pytest.mark.parametrize(
+    ("elapsed_ms", "increments"), [(-60_001, 0), (-1, 0), (0, 0), (1, 1), (60_000, 1), (60_001, 2)]
+)
 def test_an_increment_is_billed_when_it_has_begun(elapsed_ms: int, increments: int) -> None:
     """R1: billed(t) = ceil(Q(t) / increment), nothing at the start itself."""
     assert billed(elapsed_ms, 60_000) == increments
+
+
+def test_an_hour_in_which_no_increment_begins_is_not_listed() -> None:
+    """R1, R17: increments of 150 minutes from 14:00 on begin at 14:00, 16:30 and 19:00."""
+    hours = list(increments_by_hour(clock("14:00:00"), clock("19:00:01"), 9_000_000))
+    assert hours == [(clock(f"{hour}:00:00"), 1) for hour in (14, 16, 19)]
 
 
 def test_a_session_appears_with_its_first_millisecond() -> None:

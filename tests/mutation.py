@@ -1,0 +1,302 @@
+"""Mutation score of the core: every small wrong change of `pipeline/metering` has to fail a test.
+
+    python -m tests.mutation [module ...] [--jobs N] [--least PERCENT]
+
+A mutant is the core with one operator, constant, call, condition or statement changed (`_replacements` lists all
+ways). The fast tests of the core run against each, in a process forked from one that has imported everything else.
+A mutant that no test notices has survived. One that cannot be noticed, because it behaves alike, is in EQUIVALENT
+with the reason, and does not count. Left alone are texts for people (docstrings, what is raised, any other with
+a space in it), annotations, decorators and asserts, which state what is certain.
+"""
+
+import argparse
+import ast
+import importlib.abc
+import importlib.util
+import os
+import resource
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Final, NamedTuple
+
+import hypothesis
+import pytest
+
+from tests.mutation_equivalent import EQUIVALENT
+
+_ROOT: Final = Path(__file__).parents[1]
+_CORE: Final = _ROOT / "pipeline" / "metering"
+#: What a mutant may use before it counts as noticed: it never ends, or fills the memory.
+_CPU_SECONDS: Final = 60
+_MEMORY_BYTES: Final = 4 << 30
+_EXAMPLES: Final = 25
+
+_COMPARISONS: Final = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+_OPERATORS: Final = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Div: ast.Mult,
+    ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
+}  # fmt: skip
+_CALLS: Final = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}
+#: Fields of nodes in which nothing is changed.
+_ALONE: Final = frozenset({"annotation", "returns", "decorator_list"})
+
+
+_Place = tuple[ast.AST, str, int | None, ast.AST, tuple[str, ...]]
+"""A parent node, field and index in it, the node there, and the names of the classes and functions around it."""
+
+
+class Mutant(NamedTuple):
+    """One change: where it goes in the tree of its module, and what it is called in EQUIVALENT."""
+
+    module: str
+    name: str
+    line: int
+    parent: ast.AST
+    field: str
+    at: int | None
+    new: ast.AST
+
+
+def mutants(module: str, tree: ast.Module) -> list[Mutant]:
+    """Return every mutant of a module; a name that occurs again in its function gets a number."""
+    found: list[Mutant] = []
+    names: Counter[str] = Counter()
+    for parent, field, index, node, scope in _places(tree, ()):
+        for new in _replacements(node, field):
+            change = f"{_short(node)} -> {_short(new)}"
+            name = f"{'.'.join((module, *scope))}: {change}"
+            names[name] += 1
+            number = f" #{names[name]}" if names[name] > 1 else ""
+            line = getattr(node, "lineno", getattr(parent, "lineno", 0))
+            found.append(Mutant(module, name + number, line, parent, field, index, new))
+    return found
+
+
+def _places(node: ast.AST, scope: tuple[str, ...]) -> Iterator[_Place]:
+    """Yield every node that may be replaced: its parent, where it stands in it, and the names of what it is in."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        scope = (*scope, node.name)
+    for field, value in ast.iter_fields(node):
+        if field in _ALONE:
+            continue
+        children = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
+        for index, child in children:
+            if isinstance(child, ast.AST) and not _is_for_people(child):
+                yield node, field, index, child, scope
+                if not isinstance(child, ast.Raise):
+                    yield from _places(child, scope)
+
+
+def _is_for_people(node: ast.AST) -> bool:
+    if isinstance(node, ast.Assign):
+        return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "msg"
+    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return is_text or isinstance(node, ast.Assert | ast.JoinedStr)
+
+
+def _replacements(node: ast.AST, field: str) -> Iterator[ast.AST]:  # noqa: C901, PLR0912 - a flat list of kinds
+    """Yield what may stand in the place of a node."""
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=comparators):
+            yield ast.Compare(left, [_COMPARISONS[type(op)]()], comparators)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            for at, op in enumerate(ops):
+                yield ast.Compare(left, [*ops[:at], _COMPARISONS[type(op)](), *ops[at + 1 :]], comparators)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            yield ast.BinOp(left, _OPERATORS[type(op)](), right)
+        case ast.AugAssign(target=target, op=op, value=value):
+            yield ast.AugAssign(target, _OPERATORS[type(op)](), value)
+            yield ast.Pass()
+        case ast.BoolOp(op=op, values=values):
+            yield ast.BoolOp(ast.And() if isinstance(op, ast.Or) else ast.Or(), values)
+            for at in range(len(values)):
+                yield _rest(op, [*values[:at], *values[at + 1 :]])
+        case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
+            yield operand
+        case ast.Constant(value=bool() as value):
+            yield ast.Constant(not value)
+        case ast.Constant(value=int() as value):
+            yield ast.Constant(value + 1)
+            yield ast.Constant(value - 1)
+        case ast.Constant(value=str() as value) if " " not in value:
+            yield ast.Constant(f"{value}~")
+        case ast.Name(id=name, ctx=ast.Load()) if field == "func" and name in _CALLS:
+            yield ast.Name(_CALLS[name], ast.Load())
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            yield ast.IfExp(test, orelse, body)
+        case ast.If(test=test, body=body, orelse=orelse):
+            yield ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.comprehension(target=target, iter=iterable, ifs=[_, *_]):
+            yield ast.comprehension(target, iterable, [], 0)
+        case ast.Return(value=value) if value is not None and not _is_none(value):
+            yield ast.Return(ast.Constant(None))
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]) | ast.Raise() | ast.Continue() | ast.Break():
+            yield ast.Pass()
+        case ast.Expr(value=ast.Call() | ast.Yield()):
+            yield ast.Pass()
+
+
+def _rest(op: ast.boolop, values: list[ast.expr]) -> ast.expr:
+    return values[0] if len(values) == 1 else ast.BoolOp(op, values)
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _short(node: ast.AST) -> str:
+    """Return what a node reads like, on one line; of a block its head."""
+    text = ast.unparse(ast.fix_missing_locations(node)).strip().splitlines()[0]
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Loads one module of the core from code in memory."""
+
+    def __init__(self, name: str, code: CodeType, path: Path) -> None:
+        self._name = name
+        self._code = code
+        self._path = path
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return a spec for the mutated module, and leave every other to Python."""
+        del path, target
+        return importlib.util.spec_from_loader(name, self, origin=str(self._path)) if name == self._name else None
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the mutated code."""
+        del fullname
+        return self._code
+
+    def get_source(self, fullname: str) -> str:
+        """Return the source as it is in the file."""
+        del fullname
+        return self._path.read_text()
+
+
+def run(mutant: Mutant | None, tree: ast.Module | None) -> int:
+    """Fork a process that runs the tests against a mutant (None: the core as it is); return its id."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        if mutant is not None and tree is not None:
+            _install(mutant, tree)
+        code = _test(mutant.module if mutant else "")
+    finally:
+        os._exit(code)
+
+
+def _install(mutant: Mutant, tree: ast.Module) -> None:
+    if mutant.at is None:
+        setattr(mutant.parent, mutant.field, mutant.new)
+    else:
+        getattr(mutant.parent, mutant.field)[mutant.at] = mutant.new
+    path = _CORE / f"{mutant.module}.py"
+    code = compile(ast.fix_missing_locations(tree), str(path), "exec")
+    sys.meta_path.insert(0, _Mutated(f"pipeline.metering.{mutant.module}", code, path))
+
+
+def _test(module: str) -> int:
+    """Run the fast tests of the core, those named after the module first; the first failure ends it."""
+    hypothesis.settings.register_profile(
+        "mutation",
+        max_examples=_EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    files = sorted((_ROOT / "tests" / "metering").glob("test_*.py"), key=lambda file: module not in file.name)
+    files.append(_ROOT / "tests" / "test_metering_page.py")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the others take longer to load than most mutants to fail
+    plugins = ["-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider"]
+    return int(pytest.main(["-x", "-q", *plugins, "--hypothesis-profile=mutation", *map(str, files)]))
+
+
+def _forget_ours() -> None:
+    """Import all that the tests need, and then forget what is ours, so that each mutant imports it anew."""
+    importlib.import_module("tests.conftest")
+    importlib.import_module("tests.metering.test_usage")
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("pipeline", "tests") and name != "tests.mutation":
+            del sys.modules[name]
+
+
+def outcomes(modules: Sequence[str], jobs: int) -> Iterator[tuple[Mutant, bool]]:
+    """Yield every mutant, and whether it survived; raises RuntimeError where the tests fail without any."""
+    _, status = os.waitpid(run(None, None), 0)
+    if status:
+        raise RuntimeError("the tests of the core fail as it is: nothing can be said of mutants")
+    running: dict[int, Mutant] = {}
+    for module in modules:
+        tree = ast.parse((_CORE / f"{module}.py").read_text())
+        for mutant in mutants(module, tree):
+            if len(running) >= jobs:
+                yield _ended(running)
+            running[run(mutant, tree)] = mutant
+    while running:
+        yield _ended(running)
+
+
+def _ended(running: dict[int, Mutant]) -> tuple[Mutant, bool]:
+    process, status = os.wait()
+    return running.pop(process), status == 0
+
+
+def main() -> int:
+    """Print the survivors and the score; return 1 where it is too low, or EQUIVALENT names what is not there."""
+    modules = sorted(path.stem for path in _CORE.glob("*.py") if path.stem != "__init__")
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", metavar="module", help=f"of {', '.join(modules)}; all by default")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at once")
+    parser.add_argument("--least", type=int, default=90, help="the least score in percent")
+    asked = parser.parse_args()
+    _forget_ours()
+    counts: dict[str, Counter[str]] = {}
+    named = set()
+    for mutant, is_alive in outcomes(asked.modules or modules, asked.jobs):
+        is_equivalent = is_alive and mutant.name in EQUIVALENT
+        named |= {mutant.name} if is_equivalent else set()
+        counts.setdefault(mutant.module, Counter())["alike" if is_equivalent else "alive" if is_alive else "dead"] += 1
+        if is_alive and not is_equivalent:
+            _say(f"survived: {mutant.name}  (line {mutant.line})")
+    scores = [_line(module, counts[module]) for module in sorted(counts)]
+    total = sum(counts.values(), Counter[str]())
+    _say(f"{'module':12} mutants  killed  survived  equivalent  score", *scores, _line("all", total))
+    stale = {name for name in EQUIVALENT if name.split(".")[0] in (asked.modules or modules)} - named
+    for name in sorted(stale):
+        _say(f"in EQUIVALENT, but killed or not there: {name}")
+    return 1 if stale or total["dead"] * 100 < asked.least * (total["dead"] + total["alive"]) else 0
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _line(module: str, count: Counter[str]) -> str:
+    per_mille = count["dead"] * 1000 // max(1, count["dead"] + count["alive"])
+    return (
+        f"{module:12} {count.total():7} {count['dead']:7} {count['alive']:9} {count['alike']:11}"
+        f"  {per_mille // 10}.{per_mille % 10} %"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

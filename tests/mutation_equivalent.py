@@ -1,0 +1,31 @@
+"""Mutants of the core that behave like it, with the reason: by the name that `python -m tests.mutation` prints."""
+
+from typing import Final
+
+_STAND_IN: Final = "of the stand-in for no amendment only start, end and void are read"
+_TYPE_ALONE: Final = "a type for the checker; the values are written where they are used"
+_YEARS_2000: Final = "no time of an event is before the year 2000, so any small number is below the one beside it"
+_REFUSED_BEFORE: Final = "the condition before it has refused a unit_size below 1 by then"
+
+EQUIVALENT: Final[dict[str, str]] = {
+    "timeline: 0 -> 1": _STAND_IN,
+    "timeline: 0 -> -1": _STAND_IN,
+    "timeline: '' -> '~'": _STAND_IN,
+    "timeline: '' -> '~' #2": _STAND_IN,
+    "rollup: 'open' -> 'open~'": _TYPE_ALONE,
+    "rollup: 'settled' -> 'settled~'": _TYPE_ALONE,
+    "meters.Meter: '' -> '~' #2": "the meaning is for people, and nothing is computed from it",
+    "meters.Meter._is_exact: return False -> return None": _REFUSED_BEFORE,
+    "meters.Meter._is_exact: False -> True": _REFUSED_BEFORE,
+    "meters.Meter.quantity: (Decimal(increments * self.increment) / self.unit_size).normalize() + 0 -> "
+    "(Decimal(increments * self.increment) / self.unit_size).normalize() - 0": "no integer is a negative zero",
+    "events.check_window: 0 -> 1": _YEARS_2000,
+    "events.check_window: 0 -> -1": _YEARS_2000,
+    "events.check_window: 0 -> 1 #2": _YEARS_2000,
+    "events.check_window: 0 -> -1 #2": _YEARS_2000,
+    "events.parse_event: quick_event(document) or careful_event(document, meters) -> careful_event(document, meters)": (
+        "the same event, read more slowly"
+    ),
+    "units.parse_time: digits < '60' -> digits <= '60'": "five digits are never equal to two",
+    "units.parse_time: '60' -> '60~'": "second 60 is the first of the next minute on either way",
+}
