@@ -145,8 +145,8 @@ async def test_a_packed_event_is_unpacked(gateway: Running) -> None:
         ("br", b"{}", 415),
         ("gzip, gzip", b"{}", 415),
         ("gzip", b"{}", 400),
-        ("gzip", gzip.compress(b"{}")[:-1], 400),
-        ("gzip", gzip.compress(b"{}") + b"more", 400),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-1], 400),
+        ("gzip", gzip.compress(b"{}", mtime=0) + b"more", 400),
     ],
 )
 async def test_what_is_packed_wrongly_is_refused(gateway: Running, coding: str, body: bytes, status: int) -> None:
