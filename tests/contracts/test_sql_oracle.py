@@ -93,7 +93,9 @@ def _more(chance: random.Random, simulation: Simulation) -> tuple[list[tuple[int
         after_ms = true.ended_at_ms + chance.randrange(1, 10) * MS_PER_MINUTE
         pick = chance.random()
         if pick < 0.1:
-            sent.append((after_ms, event("session.absent", after_ms, "reconcile/sim", **data)))
+            # Before the end too: its room's end, where its own was lost, shows nothing then.
+            asked_ms = chance.choice((after_ms, chance.randint(true.started_at_ms, true.ended_at_ms)))
+            sent.append((after_ms, event("session.absent", asked_ms, "reconcile/sim", **data)))
         elif pick < 0.13:
             begun = data | {"kind": true.kind, "connected_at": format_time(true.started_at_ms)}
             sent.append((after_ms, event("session.sampled", true.ended_at_ms, "reconcile/sim", **begun)))

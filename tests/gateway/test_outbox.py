@@ -21,7 +21,7 @@ from pipeline.outbox import Outbox, OutboxFull
 from pipeline.settings import Settings
 from pipeline.spool import SpoolInUse
 from pipeline.topics import Topic
-from tests.brokers import TestBroker
+from tests.brokers import EmbeddedTestBroker, TestBroker
 
 NOW_MS = 1_800_000_000_000
 #: Accepts without a broker and says so; then waits to be killed.
@@ -133,10 +133,21 @@ async def test_a_message_arrives_from_the_spool_as_it_was_accepted(
     ]
 
 
-async def test_order_per_room_outlasts_an_outage(mortal_broker: TestBroker, topic_prefix: str, tmp_path: Path) -> None:
+@pytest.fixture
+def durable_broker(mortal_broker: TestBroker, request: pytest.FixtureRequest) -> TestBroker:
+    """A broker that keeps what it acknowledged when it is killed."""
+    if isinstance(mortal_broker, EmbeddedTestBroker):
+        reason = (
+            "the embedded broker, killed with -9, forgets the last second of what it acknowledged: README, At scale"
+        )
+        request.applymarker(pytest.mark.xfail(run=False, reason=reason))
+    return mortal_broker
+
+
+async def test_order_per_room_outlasts_an_outage(durable_broker: TestBroker, topic_prefix: str, tmp_path: Path) -> None:
     """R22: the broker goes and comes back under load; every room's events are all there, in order."""
-    topic = await create(mortal_broker, topic_prefix, partitions=2)
-    gateway = Gateway(mortal_broker.bootstrap, tmp_path, ack_timeout_ms=300)
+    topic = await create(durable_broker, topic_prefix, partitions=2)
+    gateway = Gateway(durable_broker.bootstrap, tmp_path, ack_timeout_ms=300)
     stop = asyncio.Event()
 
     async def room(key: bytes) -> int:
@@ -150,14 +161,14 @@ async def test_order_per_room_outlasts_an_outage(mortal_broker: TestBroker, topi
         await until(gateway.outbox._is_direct)
         rooms = {key: asyncio.create_task(room(key)) for key in (b"a", b"b", b"c", b"d", b"e")}
         await until(lambda: gateway.outbox._disk.spool.last_seq == 0 and gateway.outbox._calls > 0)
-        await mortal_broker.crash()
+        await durable_broker.crash()
         await until(lambda: gateway["spooled_total"] > 200)
-        await mortal_broker.restart()
+        await durable_broker.restart()
         # Under load all the while: the road has to change back without a pause of the callers.
         await until(lambda: gateway["spool_messages"] == 0 and gateway.outbox._is_direct())
         stop.set()
         accepted = {key: await task for key, task in rooms.items()}
-    assert await log(mortal_broker, topic) == {
+    assert await log(durable_broker, topic) == {
         key: [b"%d" % number for number in range(total)] for key, total in accepted.items()
     }
 
