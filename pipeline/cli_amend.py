@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pipeline.cli_options import TIME, examples, expected_errors, settings_with, store_option
+from pipeline.cli_output import print_json
+from pipeline.cli_query import open_store
 from pipeline.metering.events import Amendment, EventType
 from pipeline.metering.units import NEVER_MS, format_time
 
@@ -66,7 +68,7 @@ def _who(command: Callable[..., Any]) -> Callable[..., Any]:
 @expected_errors
 def void(**given: Any) -> None:
     """Bill nothing of a session."""
-    _amend(lambda _: {"void": True}, **given)
+    _amend(lambda _: _NOTHING._replace(is_void=True), **given)
 
 
 @amend.command(
@@ -78,7 +80,7 @@ def void(**given: Any) -> None:
 @expected_errors
 def set_start(at_ms: int, **given: Any) -> None:
     """Bill a session from TIME on; an end that was set stays."""
-    _amend(lambda newest: _times(newest._replace(started_at_ms=at_ms)), **given)
+    _amend(lambda newest: newest._replace(started_at_ms=at_ms, is_void=False), **given)
 
 
 @amend.command(
@@ -90,7 +92,7 @@ def set_start(at_ms: int, **given: Any) -> None:
 @expected_errors
 def set_end(at_ms: int, **given: Any) -> None:
     """Bill a session until TIME; a start that was set stays."""
-    _amend(lambda newest: _times(newest._replace(ended_at_ms=at_ms)), **given)
+    _amend(lambda newest: newest._replace(ended_at_ms=at_ms, is_void=False), **given)
 
 
 @amend.command(epilog=examples('roommeter amend withdraw PA_1 --actor jo --reason "the wrong session"'))
@@ -99,7 +101,7 @@ def set_end(at_ms: int, **given: Any) -> None:
 @expected_errors
 def withdraw(**given: Any) -> None:
     """Bill a session as it was observed again; earlier amendments stay in the trail."""
-    _amend(lambda _: {}, **given)
+    _amend(lambda _: _NOTHING, **given)
 
 
 @amend.command(epilog=examples("roommeter amend show PA_eJ8nQ2rUxVbA", "roommeter amend show PA_1 --json"))
@@ -108,15 +110,13 @@ def withdraw(**given: Any) -> None:
 @expected_errors
 def show(session: str, project: str | None, room: str | None, store: str | None, *, as_json: bool) -> None:
     """Show every amendment of a session, the one in force last."""
-    import orjson
-
     settings = settings_with(store=store)
-    with closing(_open(settings)) as opened:
+    with closing(open_store(store)) as opened:
         row = _find(opened, settings, session, project, room)
         trail = opened.amendments(row.project, row.room, row.session)
     if as_json:
         for amendment in trail:
-            click.echo(orjson.dumps({"project": row.project, "room": row.room, "session": session} | _said(amendment)))
+            print_json({"project": row.project, "room": row.room, "session": session} | _said(amendment))
         return
     click.echo(f"{row.project}/{row.room}/{session}: {_billed(row)}")
     for amendment in trail:
@@ -126,7 +126,7 @@ def show(session: str, project: str | None, room: str | None, store: str | None,
 
 
 def _amend(
-    change: Callable[[Amendment], dict[str, Any]],
+    change: Callable[[Amendment], Amendment],
     session: str,
     project: str | None,
     room: str | None,
@@ -136,12 +136,15 @@ def _amend(
 ) -> None:
     """Send one amendment, and wait a moment to show what it did."""
     settings = settings_with(store=store)
-    with closing(_open(settings)) as opened:
+    with closing(open_store(store)) as opened:
         row = _find(opened, settings, session, project, room)
         trail = opened.amendments(row.project, row.room, row.session)
         newest = trail[-1] if trail else _NOTHING
-        data = {"project": row.project, "room": row.room, "session": session, "epoch": newest.epoch + 1}
-        data |= {"actor": actor, "reason": reason} | change(newest)
+        amendment = change(newest)._replace(epoch=newest.epoch + 1, actor=actor, reason=reason)
+        starts_at_ms = row.started_at_ms if amendment.started_at_ms == NEVER_MS else amendment.started_at_ms
+        if amendment.ended_at_ms < starts_at_ms != NEVER_MS:
+            raise click.UsageError(f"the session would end before it starts, at {format_time(starts_at_ms)}")
+        data = {"project": row.project, "room": row.room, "session": session} | _said(amendment)
         asyncio.run(_send(settings, data))
         click.echo(f"{row.project}/{row.room}/{session}: amended, epoch {data['epoch']}")
         click.echo(f"  before: {_billed(row)}")
@@ -152,12 +155,6 @@ def _amend(
                 return
             time.sleep(_POLL_S)
         click.echo(f"  now:    {_billed(_find(opened, settings, session, row.project, row.room))}")
-
-
-def _open(settings: "Settings") -> "Store":
-    from pipeline.clickhouse import Store
-
-    return Store.open(settings.store, settings.database, settings.cluster)
 
 
 def _find(store: "Store", settings: "Settings", session: str, project: str | None, room: str | None) -> "SessionRow":

@@ -3,13 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli_options import TIME, examples, expected_errors, settings_with, store_option
+from pipeline.cli_output import print_json, progress
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -29,24 +30,9 @@ _project = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object, for machines.")
 
 
-@contextmanager
-def _progress(what: str, total: int | None) -> Iterator[Any]:
-    """Show a progress bar on stderr where somebody watches; yields a function that takes steps."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
-
-
 def _say(summary: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
-        import orjson
-
-        click.echo(orjson.dumps(summary))
+        print_json(summary)
     else:
         click.echo(text)
 
@@ -77,7 +63,7 @@ def _payloads(files: Iterable[Path], file_format: Any, project: str, to_ms: int 
 def produce(files: tuple[Path, ...], file_format: str, project: str, shift_to_ms: int | None, *, as_json: bool) -> None:
     """Send the events of files to Kafka, in order; what is no event goes too, for the dead-letter topic."""
     payloads = list(_payloads(files, file_format, project, shift_to_ms))
-    with _progress("sending", len(payloads)) as step:
+    with progress("sending", len(payloads)) as step:
         asyncio.run(_send(settings_with(), payloads, step))
     _say({"sent": len(payloads)}, f"sent {len(payloads)} events", as_json=as_json)
 
@@ -88,9 +74,9 @@ async def _send(settings: "Settings", payloads: Iterable[bytes], step: Any) -> N
     from pipeline.topics import topics
 
     async with Producer(settings.kafka, on_wait=lambda reason: click.echo(f"waiting: {reason}", err=True)) as producer:
-        for payload in payloads:
+        for number, payload in enumerate(payloads, 1):
             await publish(producer, topics(settings).lifecycle.name, payload)
-            step()
+            step(number)
         await producer.flush()
 
 
@@ -122,13 +108,13 @@ def replay(files: tuple[Path, ...], store: str | None, file_format: Any, project
     counts: Counter[str] = Counter()
     with closing(Store.open(settings.store, settings.database, settings.cluster)) as opened:
         opened.migrate(meters)
-        with _progress("replaying", None) as step:
+        with progress("replaying", None) as step:
             for path in files:
                 payloads = read_events(path, file_format, project)
                 limits = (settings.max_event_bytes, settings.batch_events)
                 for batch in join(payloads, f"file:{digest(path)}", opened, meters, now_ms(), *limits):
                     counts += batch
-                    step(batch.total())
+                    step(counts.total())
     refused = {name: count for name, count in sorted(counts.items()) if name not in ("accepted", "ignored")}
     text = f"joined {counts['accepted']} events, ignored {counts['ignored']} of other types"
     text += "".join(f"\n  refused {count}: {name}" for name, count in refused.items())
@@ -215,12 +201,12 @@ async def _send_paced(settings: "Settings", events: list[tuple[int, dict[str, An
 
     topic = topics(settings).lifecycle.name
     started = asyncio.get_running_loop().time()
-    with _progress("sending", len(events)) as step:
+    with progress("sending", len(events)) as step:
         async with Producer(settings.kafka) as producer:
-            for sent_at_ms, document in events:
+            for number, (sent_at_ms, document) in enumerate(events, 1):
                 if speed:
                     due = started + (sent_at_ms - events[0][0]) / 1000 / speed
                     await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
                 await publish(producer, topic, orjson.dumps(document))
-                step()
+                step(number)
             await producer.flush()

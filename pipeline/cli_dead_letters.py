@@ -2,13 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli_options import TIME, examples, expected_errors, settings_with
+from pipeline.cli_output import print_json, print_table, progress
 from pipeline.metering.units import format_time
 
 if TYPE_CHECKING:
@@ -79,20 +80,10 @@ def dead_letters() -> None:
 @contextmanager
 def _topic(settings: "Settings", what: str) -> "Iterator[DeadLetterTopic]":
     """Give the dead-letter topic, with a progress bar on stderr where somebody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from pipeline.dead_letters import DeadLetterTopic
     from pipeline.topics import topics
 
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def watch(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress(what, None) as watch:
         yield DeadLetterTopic(settings.kafka, topics(settings).dead_letters.name, watch)
 
 
@@ -103,31 +94,6 @@ def _described(letter: "Letter", *, was_replayed: bool) -> dict[str, Any]:
         "replayed": was_replayed,
         **letter.document,
     }
-
-
-def _print_json(row: dict[str, Any]) -> None:
-    import orjson
-
-    click.echo(orjson.dumps(row))
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from pipeline.dead_letter_text import visible
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        right = any(isinstance(row[column], int) for row in rows)
-        is_short = column in ("id", "reason")
-        table.add_column(
-            column.replace("_", " "), justify="right" if right else "left", overflow="fold", no_wrap=is_short
-        )
-    for row in rows:
-        table.add_row(*(Text(visible(str(row[column]))) for column in columns))
-    Console().print(table if rows else f"{title}: none")
 
 
 @dead_letters.command(
@@ -150,15 +116,17 @@ def list_letters(*, limit: int, summary: bool, as_json: bool, **selected: Any) -
         if summary:
             rows = asyncio.run(_summary(topic, selection))
         else:
-            told = _print_json if as_json else None
+            told = print_json if as_json else None
             rows = asyncio.run(_newest(topic, selection, limit, told))
     if as_json:
         for row in rows:
-            _print_json(row)
+            print_json(row)
     elif summary:
-        _table("Dead letters by reason", ("reason", "letters", "replayed", "first", "last"), rows)
+        print_table("Dead letters by reason", ("reason", "letters", "replayed", "first", "last"), rows)
     else:
-        _table("Dead letters", ("id", "dead_at", "reason", "project", "origin", "detail", "replayed"), rows)
+        print_table(
+            "Dead letters", ("id", "dead_at", "reason", "project", "origin", "detail", "replayed"), rows, nothing="none"
+        )
 
 
 async def _newest(
@@ -217,7 +185,7 @@ def show(offset: int, *, raw: bool, as_json: bool) -> None:
         return
     row = _described(letter, was_replayed=was_replayed)
     if as_json:
-        _print_json(row)
+        print_json(row)
         return
     del row["payload_base64"]
     for name, value in row.items():
@@ -251,10 +219,10 @@ def replay(offsets: tuple[int, ...], *, dry_run: bool, again: bool, as_json: boo
         asyncio.run(_replay(settings, topic, _selection(selected, offsets), replayed, dry_run=dry_run, again=again))
     if as_json:
         for row in replayed.rows():
-            _print_json(row)
+            print_json(row)
     else:
         title = "Would be replayed" if dry_run else "Replayed"
-        _table(title, ("reason", "outcome", "letters", "detail", "example"), replayed.rows())
+        print_table(title, ("reason", "outcome", "letters", "detail", "example"), replayed.rows())
     if replayed.missing:
         raise click.ClickException(f"no such dead letter: {', '.join(f'0:{one}' for one in sorted(replayed.missing))}")
 
@@ -359,7 +327,7 @@ def purge(*, before_ms: int | None, before_offset: int | None, yes: bool, **sele
     if not rows:
         click.echo("there is nothing to purge")
         return
-    _table("To be purged", ("reason", "letters", "replayed", "first", "last"), rows)
+    print_table("To be purged", ("reason", "letters", "replayed", "first", "last"), rows)
     if not yes:
         click.confirm(f"Everything before 0:{offset} goes for ever. Go on?", abort=True)
     try:

@@ -5,34 +5,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli_options import examples, expected_errors, settings_with
-from pipeline.cli_run import configure_logging, run_async, stopped
+from pipeline.cli_run import configure_logging, run_async, until_stopped
 
 if TYPE_CHECKING:
-    from pipeline.settings import Settings
-
-
-async def _serve(settings: "Settings") -> None:
-    """Run the gateway until somebody stops it; an error in it ends the process, and says why."""
-    from pipeline import embedded
-
-    try:
-        async with embedded.gateway(settings) as system:
-            click.echo(f"gateway: media servers post to http://{settings.gateway_host}:{system.gateway_port}", err=True)
-            for path, sender in (
-                ("/webhooks/livekit", "LiveKit, signed with a project's API key"),
-                ("/webhooks/janus", "Janus's event handler, by user and password"),
-                ("/v1/events", "CloudEvents, by a project's token"),
-            ):
-                click.echo(f"  {path:<18} {sender}", err=True)
-            click.echo(f"  health and metrics at http://{settings.http_host}:{system.port}", err=True)
-            click.echo(f"  Kafka at {settings.kafka}; Ctrl-C stops, and loses nothing", err=True)
-            await stopped()
-            click.echo("stopping: finishing the answers under way ...", err=True)
-    except* Exception as errors:
-        first = errors.exceptions[0]
-        while isinstance(first, ExceptionGroup):
-            first = first.exceptions[0]
-        raise first from errors
+    from pipeline.embedded import Entrance
 
 
 @click.command(
@@ -48,5 +24,20 @@ def gateway(*, verbose: bool) -> None:
 
     Answers 2xx only after Kafka, or the disk while Kafka is away, has the events.
     """
+    from pipeline import embedded
+
+    settings = settings_with()
+
+    def tell(entrance: "Entrance") -> None:
+        click.echo(f"gateway: media servers post to http://{settings.gateway_host}:{entrance.gateway_port}", err=True)
+        for path, sender in (
+            ("/webhooks/livekit", "LiveKit, signed with a project's API key"),
+            ("/webhooks/janus", "Janus's event handler, by user and password"),
+            ("/v1/events", "CloudEvents, by a project's token"),
+        ):
+            click.echo(f"  {path:<18} {sender}", err=True)
+        click.echo(f"  health and metrics at http://{settings.http_host}:{entrance.port}", err=True)
+        click.echo(f"  Kafka at {settings.kafka}", err=True)
+
     configure_logging(verbose=verbose)
-    run_async(_serve(settings_with()))
+    run_async(until_stopped(embedded.gateway(settings), tell))

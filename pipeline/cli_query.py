@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli_options import TIME, examples, expected_errors, settings_with, store_option
+from pipeline.cli_output import print_json, print_table
 from pipeline.metering.units import NEVER_MS, format_time
 
 if TYPE_CHECKING:
@@ -36,23 +37,10 @@ def open_store(store: str | None) -> "Store":
 def _show(title: str, columns: Sequence[str], rows: Iterable[dict[str, Any]], *, as_json: bool) -> None:
     """Print rows as JSON lines or as a table; numbers to the right."""
     if as_json:
-        import orjson
-
         for row in rows:
-            click.echo(orjson.dumps(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    listed = list(rows)
-    for column in columns:
-        right = any(isinstance(row[column], int) or str(row[column])[:1].isdigit() for row in listed)
-        table.add_column(column.replace("_", " "), justify="right" if right else "left", overflow="fold")
-    for row in listed:
-        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
-    console = Console()
-    console.print(table if listed else f"{title}: nothing. Is this the right store, and has anything been sent?")
+            print_json(row)
+    else:
+        print_table(title, columns, rows, nothing="nothing. Is this the right store, and has anything been sent?")
 
 
 @click.command(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli_options import DURATION, examples, expected_errors, settings_with, store_option
+from pipeline.cli_output import print_json
 
 if TYPE_CHECKING:
     from pipeline.projects import Project
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 )
 @store_option
 @click.option("--project", "name", help="Only this project.  [default: each that has a livekit_url]")
-@click.option("--once", is_flag=True, help="Make two passes, --every apart, and end: one pass alone ends nothing.")
+@click.option("--once", is_flag=True, help="Make two passes, --every apart, and end; exit code 1 without an answer.")
 @click.option(
     "--every", "every_s", type=DURATION, help="Time between passes.  [default: ROOMMETER_RECONCILE_INTERVAL_MS]"
 )
@@ -82,6 +83,7 @@ async def _reconcile(
     from pipeline.clickhouse import Store, StoreUnavailable
     from pipeline.embedded import connected, now_ms
     from pipeline.metrics import Metrics
+    from pipeline.reconcile import Outcome
     from pipeline.reconcile_store import ReconcileStore
     from pipeline.reconciler import Outlets, Reconciler, reconciling, to_kafka
 
@@ -107,7 +109,9 @@ async def _reconcile(
                 await reconciler.run_forever(settings.reconcile_interval_ms, (StoreUnavailable,))
             await reconciler.run_once(accept_empty=accept_empty)
             await asyncio.sleep(settings.reconcile_interval_ms / 1000)
-            await reconciler.run_once(accept_empty=accept_empty)
+            run = await reconciler.run_once(accept_empty=accept_empty)
+            if run.outcome not in (Outcome.COMPLETE, Outcome.PARTIAL):
+                raise click.ClickException(f"{run.project}: {run.outcome}: nothing was reconciled")
 
         told = Outlets(outlets.send, record)
         reconcilers = [
@@ -135,10 +139,8 @@ async def _until_stopped(running: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 async def _print_events(events: Sequence[dict[str, Any]]) -> None:
     """Show what would be sent."""
-    import orjson
-
     for event in events:
-        click.echo(orjson.dumps(event))
+        print_json(event)
 
 
 def _show_history(settings: "Settings", project: str, limit: int, *, as_json: bool) -> None:
@@ -157,11 +159,9 @@ def _say(run: "Run", *, as_json: bool) -> None:
     from pipeline.metering.units import format_time
 
     if as_json:
-        import orjson
-
         times = {"asked_at": format_time(run.asked_at_ms), "answered_at": format_time(run.answered_at_ms)}
         others = {key: value for key, value in run._asdict().items() if not key.endswith("_ms")}
-        click.echo(orjson.dumps(times | others))
+        print_json(times | others)
         return
     click.echo(
         f"{format_time(run.asked_at_ms)} {run.project}: {run.outcome}; {run.rooms} rooms ({run.rooms_silent} silent), "

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.embedded import System
 
 
+_Part = TypeVar("_Part")
+
+
 def run_async(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on the quick event loop, with collections of garbage kept rare."""
     import gc
@@ -24,7 +27,7 @@ def run_async(main: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
     # Most objects here are facts that stay, and a batch in hand is some hundred thousand that will soon be freed
-    # by themselves: looking for cycles among them costs a quarter of the CPU.
+    # by themselves: looking for cycles among them would cost a seventh of the CPU.
     gc.collect()
     gc.freeze()
     gc.set_threshold(400_000, 50, 100)
@@ -53,23 +56,31 @@ async def stopped() -> None:
     await asked.wait()
 
 
-async def _until_stopped(running: "AbstractAsyncContextManager[System]", name: str) -> None:
-    """Run a part until somebody stops it; an error in it ends the process, and says why."""
+async def until_stopped(running: "AbstractAsyncContextManager[_Part]", tell: Callable[[_Part], None]) -> None:
+    """Run a part until somebody stops it, telling first what runs; an error in it ends the process, and says why."""
     try:
-        async with running as system:
-            address = f"http://{system.settings.http_host}:{system.port}"
-            click.echo(f"{name} is running: health, metrics and queries at {address}", err=True)
-            if system.gateway_port is not None:
-                gateway = f"http://{system.settings.gateway_host}:{system.gateway_port}"
-                click.echo(f"  media servers post to {gateway}/webhooks/livekit, /webhooks/janus, /v1/events", err=True)
-            click.echo(f"  Kafka at {system.settings.kafka}; Ctrl-C stops, and loses nothing", err=True)
+        async with running as part:
+            tell(part)
+            click.echo("  Ctrl-C stops, and loses nothing", err=True)
             await stopped()
-            click.echo("stopping: finishing the batch in hand ...", err=True)
+            click.echo("stopping: finishing what is in hand ...", err=True)
     except* Exception as errors:
         first = errors.exceptions[0]
         while isinstance(first, ExceptionGroup):
             first = first.exceptions[0]
         raise first from errors
+
+
+def _run_system(running: "AbstractAsyncContextManager[System]", name: str) -> None:
+    def tell(system: "System") -> None:
+        address = f"http://{system.settings.http_host}:{system.port}"
+        click.echo(f"{name} is running: health, metrics and queries at {address}", err=True)
+        if system.gateway_port is not None:
+            gateway = f"http://{system.settings.gateway_host}:{system.gateway_port}"
+            click.echo(f"  media servers post to {gateway}/webhooks/livekit, /webhooks/janus, /v1/events", err=True)
+        click.echo(f"  Kafka at {system.settings.kafka}", err=True)
+
+    run_async(until_stopped(running, tell))
 
 
 _verbose = click.option("--verbose", "-v", is_flag=True, help="Log more, the libraries too.")
@@ -92,7 +103,7 @@ def up(*, verbose: bool) -> None:
     from pipeline import embedded
 
     configure_logging(verbose=verbose)
-    run_async(_until_stopped(embedded.up(settings_with()), "roommeter"))
+    _run_system(embedded.up(settings_with()), "roommeter")
 
 
 @click.command(epilog=examples("ROOMMETER_KAFKA=kafka:9092 ROOMMETER_STORE=http://clickhouse:8123 roommeter worker"))
@@ -104,7 +115,7 @@ def worker(store: str | None, *, verbose: bool) -> None:
     from pipeline import embedded
 
     configure_logging(verbose=verbose)
-    run_async(_until_stopped(embedded.worker(settings_with(store=store)), "worker"))
+    _run_system(embedded.worker(settings_with(store=store)), "worker")
 
 
 @click.command(epilog=examples("ROOMMETER_KAFKA=kafka:9092 ROOMMETER_STORE=http://clickhouse:8123 roommeter emitter"))
@@ -116,7 +127,7 @@ def emitter(store: str | None, *, verbose: bool) -> None:
     from pipeline import embedded
 
     configure_logging(verbose=verbose)
-    run_async(_until_stopped(embedded.emitter(settings_with(store=store)), "emitter"))
+    _run_system(embedded.emitter(settings_with(store=store)), "emitter")
 
 
 @click.command(epilog=examples("roommeter migrate --store http://default:secret@clickhouse:8123"))

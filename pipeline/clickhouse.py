@@ -24,9 +24,9 @@ from pipeline.metering.events import Amendment
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Room, Session, shared_set
-from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, NOT_SEEN_MS, format_time, hour_of
+from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, hour_of
 from pipeline.metering.usage import CellKey, Usage
-from pipeline.rows import Batch, RollupQuery, SessionQuery, SessionRow, UsageQuery, meter_table, rollup_table
+from pipeline.rows import Batch, RollupQuery, SessionQuery, SessionRow, UsageQuery, meter_table, rollup_table, timestamp
 
 #: ClickHouse's numbers for what passes by itself or with an operator's help: time-outs, network, memory, disk,
 #: too many parts or queries, replicas or keeper away, shutting down. All else is wrong for good.
@@ -200,7 +200,7 @@ class Store:
         """Return increments per project, meter and hour, in key order: `metering.usage.usage`, from what is stored."""
         rows = self.query(
             _USAGE,
-            as_of=_time(query.as_of_ms),
+            as_of=timestamp(query.as_of_ms),
             orphan_after_ms=query.orphan_after_ms,
             meter=query.meter or "",
             # Whole hours: of the last one every session counts, those too that started after `to_ms`.
@@ -212,9 +212,9 @@ class Store:
         """Return sessions with their times and flags, last seen first."""
         rows = self.query(
             _SESSIONS,
-            as_of=_time(query.as_of_ms),
+            as_of=timestamp(query.as_of_ms),
             orphan_after_ms=query.orphan_after_ms,
-            active_since=_time(query.active_since_ms),
+            active_since=timestamp(query.active_since_ms),
             project=query.project or "",
             room=query.room or "",
             session=query.session or "",
@@ -253,7 +253,7 @@ class Store:
 
         For a worker that has to rebuild its state: the facts stored are at least those of every committed offset.
         """
-        for project, name, sessions, ends_ms, started_at_ms in self.query(_OPEN_ROOMS, never=_time(NEVER_MS)):
+        for project, name, sessions, ends_ms, started_at_ms in self.query(_OPEN_ROOMS, never=timestamp(NEVER_MS)):
             room = Room(frozenset(ends_ms), started_at_ms)
             for session, *facts, sources in sessions:
                 room.sessions[session] = Session(*facts)
@@ -349,10 +349,5 @@ def _translated() -> Iterator[None]:
         raise StoreError(f"ClickHouse refused: {text}") from error
 
 
-def _time(time_ms: int) -> str:
-    """Write a time as a parameter; times beyond what the columns can hold become the nearest that they can."""
-    return format_time(min(max(time_ms, NOT_SEEN_MS), NEVER_MS)).replace("T", " ").removesuffix("Z")
-
-
 def _span(from_ms: int, to_ms: int | None, project: str | None) -> dict[str, object]:
-    return {"from": _time(from_ms), "to": _time(NEVER_MS if to_ms is None else to_ms), "project": project or ""}
+    return {"from": timestamp(from_ms), "to": timestamp(NEVER_MS if to_ms is None else to_ms), "project": project or ""}

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from pipeline.metering.events import EventType
 from pipeline.metering.meters import KINDS
 from pipeline.metering.session import Room, Session
-from pipeline.metering.timeline import is_live
+from pipeline.metering.timeline import is_live, observed_start_ms
 from pipeline.metering.units import MS_PER_MINUTE, NEVER_MS, format_time
 
 #: How long a start may be known to the server alone: its webhook is retried for 15 s, after up to 30 s in a queue.
@@ -95,13 +95,12 @@ class KnownSession(NamedTuple):
 
         A server that keeps its list in a database goes on listing whoever was in a room when its node crashed.
         """
-        started_at_ms = min(self.facts.connected_at_ms, self.facts.begun_at_ms)
         begun_anew_at_ms = max(self.room_facts.started_at_ms, self.restarted_at_ms)
-        return not is_live(self.facts, self.room_facts) or begun_anew_at_ms > started_at_ms
+        return not is_live(self.facts, self.room_facts) or begun_anew_at_ms > observed_start_ms(self.facts)
 
     def has_started(self) -> bool:
         """Tell whether a start is known (R3)."""
-        return min(self.facts.connected_at_ms, self.facts.begun_at_ms) != NEVER_MS
+        return observed_start_ms(self.facts) != NEVER_MS
 
 
 @dataclass(frozen=True, slots=True)

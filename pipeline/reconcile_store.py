@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from pipeline.metering.session import Room, Session
-from pipeline.metering.units import format_time
 from pipeline.reconcile import KnownSession, OpenSession, Run
+from pipeline.rows import timestamp
 
 if TYPE_CHECKING:
     from pipeline.clickhouse import Store
@@ -75,8 +75,7 @@ class ReconcileStore:
 
     def open_sessions(self, project: str, as_of_ms: int, orphan_after_ms: int) -> list[OpenSession]:
         """Return the sessions of LiveKit servers that are open as of a moment (R8)."""
-        as_of = format_time(as_of_ms).replace("T", " ").removesuffix("Z")
-        rows = self._store.query(_OPEN, as_of=as_of, orphan_after_ms=orphan_after_ms, project=project)
+        rows = self._store.query(_OPEN, as_of=timestamp(as_of_ms), orphan_after_ms=orphan_after_ms, project=project)
         return [OpenSession(*row) for row in rows]
 
     def known_sessions(self, project: str, sessions: Sequence[str]) -> list[KnownSession]:

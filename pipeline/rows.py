@@ -12,6 +12,7 @@ from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, quantities
 from pipeline.metering.session import Room, Session
 from pipeline.metering.timeline import ORPHAN_AFTER_MS
+from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS, format_time
 
 SessionFacts = tuple[str, str, str, Session]
 """Project, room, session id and the facts."""
@@ -122,6 +123,11 @@ class SessionRow(NamedTuple):
     clock_skew: bool
     reconciled: bool
     amended: bool
+
+
+def timestamp(time_ms: int) -> str:
+    """Write a time as a parameter; times beyond what the columns can hold become the nearest that they can."""
+    return format_time(min(max(time_ms, NOT_SEEN_MS), NEVER_MS)).replace("T", " ").removesuffix("Z")
 
 
 def rollup_table(rollups: Iterable[Rollup], meters: Meters) -> pa.Table:

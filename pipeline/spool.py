@@ -28,33 +28,17 @@ _KEPT_FILE_BYTES: Final = 16 * 1_048_576
 _LOCK_TIMEOUT_S: Final = 1.0
 #: The value stands last, so that adding up sizes reads no page of it.
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS waiting (
+CREATE TABLE IF NOT EXISTS messages (
     seq INTEGER PRIMARY KEY,           -- the order of acceptance
     size_bytes INTEGER NOT NULL,
     accepted_at_ms INTEGER NOT NULL,
+    refused TEXT,                      -- why the brokers do not take it; NULL while it waits for them
     topic TEXT NOT NULL,
     partition INTEGER,
     key BLOB,
     headers TEXT NOT NULL,             -- JSON: [name, value's bytes as latin-1] of each
     value BLOB NOT NULL
 );
-CREATE TABLE IF NOT EXISTS refused (
-    seq INTEGER PRIMARY KEY,
-    size_bytes INTEGER NOT NULL,
-    accepted_at_ms INTEGER NOT NULL,
-    topic TEXT NOT NULL,
-    partition INTEGER,
-    key BLOB,
-    headers TEXT NOT NULL,
-    value BLOB NOT NULL,
-    reason TEXT NOT NULL
-);
-"""
-_WAIT_AGAIN: Final = """
-BEGIN;
-INSERT INTO waiting SELECT seq, size_bytes, accepted_at_ms, topic, partition, key, headers, value FROM refused;
-DELETE FROM refused;
-COMMIT;
 """
 
 
@@ -94,10 +78,10 @@ def size_bytes(message: Message) -> int:
 class Spool:
     """The queue, for one thread at a time; its figures may be read from any.
 
-    A refused message is kept in a table of its own, out of the way of the others, and waits again from the next
-    opening on: once the topic's limit or permission is mended, a restart delivers it. A damaged file is set
-    aside beside the spool as `….damaged-1` (SQLite's own `.recover` reads what is left of it), logged, reported
-    to `on_damage`, and an empty one takes its place: better that than refusing all that is yet to come.
+    A refused message stays, but no longer waits, and waits again from the next opening on: once the topic's
+    limit or permission is mended, a restart delivers it. A damaged file is set aside beside the spool as
+    `….damaged-1` (SQLite's own `.recover` reads what is left of it), logged, reported to `on_damage`, and an
+    empty one takes its place: better that than refusing all that is yet to come.
     """
 
     def __init__(
@@ -140,14 +124,7 @@ class Spool:
             raise SpoolFull(f"{added_bytes} bytes more than {self.size_bytes} exceed the limit of {self.limit_bytes}")
         rows = [_row(seq, entry) for seq, entry in enumerate(entries, self.last_seq + 1)]
         with self._transaction():
-            self._db.executemany(
-                "INSERT INTO waiting VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [row for row, entry in zip(rows, entries, strict=True) if entry.refused is None],
-            )
-            self._db.executemany(
-                "INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*row, entry.refused) for row, entry in zip(rows, entries, strict=True) if entry.refused is not None],
-            )
+            self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self.last_seq += len(entries)
         self.size_bytes += added_bytes
         refused = sum(entry.refused is not None for entry in entries)
@@ -165,8 +142,8 @@ class Spool:
         read_bytes = 0
         with self._translated():
             rows = self._db.execute(
-                "SELECT seq, size_bytes, topic, partition, key, headers, value FROM waiting "
-                "WHERE seq > ? ORDER BY seq LIMIT ?",
+                "SELECT seq, size_bytes, topic, partition, key, headers, value FROM messages "
+                "WHERE seq > ? AND refused IS NULL ORDER BY seq LIMIT ?",
                 (after, most),
             )
             for seq, row_bytes, topic, partition, key, headers, value in rows:
@@ -182,18 +159,17 @@ class Spool:
         Raises SpoolUnavailable.
         """
         with self._transaction():
-            self._db.executemany("INSERT INTO refused SELECT *, ?2 FROM waiting WHERE seq = ?1", refused)
-            [(freed_bytes,)] = self._db.execute(
-                "SELECT coalesce(sum(size_bytes), 0) FROM waiting "
-                "WHERE seq <= ? AND seq NOT IN (SELECT seq FROM refused)",
+            self._db.executemany("UPDATE messages SET refused = ?2 WHERE seq = ?1", refused)
+            [(settled, freed_bytes)] = self._db.execute(
+                "SELECT count(*), coalesce(sum(size_bytes), 0) FROM messages WHERE seq <= ? AND refused IS NULL",
                 (last,),
             )
-            settled = self._db.execute("DELETE FROM waiting WHERE seq <= ?", (last,)).rowcount
-            oldest = self._db.execute("SELECT accepted_at_ms FROM waiting ORDER BY seq LIMIT 1").fetchone()
+            self._db.execute("DELETE FROM messages WHERE seq <= ? AND refused IS NULL", (last,))
+            oldest_ms = self._oldest_ms()
         self.size_bytes -= freed_bytes
-        self.waiting -= settled
+        self.waiting -= settled + len(refused)
         self.refused += len(refused)
-        self.oldest_ms = oldest and oldest[0]
+        self.oldest_ms = oldest_ms
         if not self.size_bytes and self._path.stat().st_size > _KEPT_FILE_BYTES:
             # Only disk space is at stake: what was settled is settled.
             with suppress(sqlite3.Error):
@@ -215,14 +191,17 @@ class Spool:
         if finding != "ok":
             raise _Damage(finding)
         self._db.executescript(_SCHEMA)
-        self._db.executescript(_WAIT_AGAIN)
+        self._db.execute("UPDATE messages SET refused = NULL WHERE refused IS NOT NULL")
         [(self.waiting, self.size_bytes, last_seq)] = self._db.execute(
-            "SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(max(seq), 0) FROM waiting"
+            "SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(max(seq), 0) FROM messages"
         )
         self.refused = 0
         self.last_seq = max(self.last_seq, last_seq)
-        oldest = self._db.execute("SELECT accepted_at_ms FROM waiting ORDER BY seq LIMIT 1").fetchone()
-        self.oldest_ms = oldest and oldest[0]
+        self.oldest_ms = self._oldest_ms()
+
+    def _oldest_ms(self) -> int | None:
+        oldest = self._db.execute("SELECT accepted_at_ms FROM messages WHERE refused IS NULL ORDER BY seq LIMIT 1")
+        return next((accepted_at_ms for (accepted_at_ms,) in oldest), None)
 
     def _set_aside(self, damage: sqlite3.DatabaseError) -> None:
         """Rename the file and begin another. Raises SpoolUnavailable."""
@@ -290,7 +269,7 @@ def _row(seq: int, entry: Entry) -> tuple[object, ...]:
     message = entry.message
     headers = json.dumps([[name, value.decode("latin-1")] for name, value in message.headers])
     place = (message.topic, message.partition, message.key)
-    return (seq, size_bytes(message), entry.accepted_at_ms, *place, headers, message.value)
+    return (seq, size_bytes(message), entry.accepted_at_ms, entry.refused, *place, headers, message.value)
 
 
 def _headers(text: str) -> tuple[tuple[str, bytes], ...]:

@@ -13,7 +13,8 @@ from typing import Final
 
 import pytest
 
-from tests.planted.bugs import BUGS, Bug
+from tests.planted.bug import Bug
+from tests.planted.bugs import BUGS
 
 _ROOT: Final = Path(__file__).parents[1]
 _COPIED: Final = ("pipeline", "schemas", "tests", "infra", "pyproject.toml")

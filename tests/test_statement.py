@@ -1,4 +1,4 @@
-"""What a statement is, from its text alone; that readers cannot get around it is shown over HTTP in test_endpoint."""
+"""What a statement is, from its text alone; that readers cannot get around it is shown over HTTP in tests/endpoint."""
 
 import pytest
 

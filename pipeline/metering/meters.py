@@ -2,13 +2,17 @@
 
 import tomllib
 from dataclasses import dataclass, fields
-from decimal import Decimal
+from decimal import Context, Decimal
 from math import gcd
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 Kind = Literal["agent", "egress", "ingress", "participant", "sip"]
 Measures = Literal["session", "counter", "discrete", "rental"]
 
+#: Decimals of a quantity: what the store and rollups hold.
+_MOST_DECIMALS: Final = 9
+#: Wide enough that no quantity is ever rounded: 64 bits by 64 bits and the decimals.
+_EXACT: Final = Context(prec=80)
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 
 
@@ -36,21 +40,22 @@ class Meter:
             (self.measures not in get_args(Measures), f"measures is one of {get_args(Measures)}"),
             ((self.kind in KINDS) != (self.measures == "session"), "measures = 'session' and a kind go together"),
             (self.unit_size < 1 or self.increment < 1, "unit_size and increment are at least 1"),
-            (not self._is_exact(), "increments are not exact decimals of the unit"),
+            (not self._is_exact(), f"increments are not decimals of the unit with at most {_MOST_DECIMALS} places"),
         ):
             if condition:
                 msg = f"meter {self.name!r}: {problem}"
                 raise InvalidMeters(msg)
 
     def _is_exact(self) -> bool:
-        """Tell whether increment / unit_size ends as a decimal: its denominator divides a power of ten."""
+        """Tell whether increment / unit_size ends as a decimal: its denominator divides that power of ten."""
         if self.unit_size < 1:
             return False
-        return 10**30 % (self.unit_size // gcd(self.unit_size, self.increment)) == 0
+        return 10**_MOST_DECIMALS % (self.unit_size // gcd(self.unit_size, self.increment)) == 0
 
     def quantity(self, increments: int) -> Decimal:
         """Return increments as an exact decimal of the meter's unit (R17): 2 of 0.01 GB is 0.02."""
-        return (Decimal(increments * self.increment) / self.unit_size).normalize() + 0
+        exact = _EXACT.divide(Decimal(increments * self.increment), Decimal(self.unit_size))
+        return _EXACT.add(exact.normalize(_EXACT), Decimal(0))  # no exponents: 10, not 1E+1
 
 
 Meters = dict[str, Meter]

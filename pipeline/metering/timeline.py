@@ -45,9 +45,7 @@ def timeline(
     amendment = session.amendment or _AS_OBSERVED
     is_start_set = amendment.started_at_ms != NEVER_MS
     start_inferred = session.connected_at_ms == NEVER_MS and not is_start_set
-    started_at_ms = session.begun_at_ms if start_inferred else session.connected_at_ms
-    if is_start_set:
-        started_at_ms = amendment.started_at_ms
+    started_at_ms = amendment.started_at_ms if is_start_set else observed_start_ms(session)
     if started_at_ms == NEVER_MS or amendment.is_void:
         return None
     ended_at_ms = amendment.ended_at_ms
@@ -81,9 +79,14 @@ def _is_orphan(started_at_ms: int, last_seen_ms: int, gone_at_ms: int, silent_si
     return is_gone or last_seen_ms <= silent_since_ms
 
 
+def observed_start_ms(session: Session) -> int:
+    """Return the start that was observed: the earliest connect, else the earliest begin reported (R3), or NEVER_MS."""
+    return session.begun_at_ms if session.connected_at_ms == NEVER_MS else session.connected_at_ms
+
+
 def is_live(session: Session, room: Room) -> bool:
-    """Tell whether no real end is known: what is presumed can still be replaced (R9)."""
-    started_at_ms = min(session.connected_at_ms, session.begun_at_ms)
+    """Tell whether no real end was observed: what is presumed can still be replaced (R9)."""
+    started_at_ms = observed_start_ms(session)
     return session.disconnected_at_ms == NEVER_MS and not any(end >= started_at_ms for end in room.ends_ms)
 
 

@@ -7,7 +7,7 @@ a Docker daemon answers. The embedded engine allows one directory per process: o
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +17,10 @@ from testcontainers.core.wait_strategies import HttpWaitStrategy
 
 from pipeline.clickhouse import Store
 from pipeline.metering.meters import Meters, parse_meters
+from pipeline.producer import Producer
+from tests.brokers import TestBroker
+from tests.contracts.emitter_stage import Stage
+from tests.lane import declare
 
 _IMAGE = "clickhouse/clickhouse-server:26.9"
 _PASSWORD = "roommeter"  # noqa: S105 - of a container that lives as long as the tests
@@ -75,3 +79,11 @@ def store(open_store: Callable[[], Store], meters: Meters) -> Store:
     opened = open_store()
     opened.migrate(meters)
     return opened
+
+
+@pytest.fixture
+async def stage(broker: TestBroker, topic_prefix: str, store: Store, meters: Meters) -> AsyncIterator[Stage]:
+    """An installation of its own, on the shared broker."""
+    settings = await declare(broker.bootstrap, topic_prefix, partitions=2)
+    async with Producer(settings.kafka) as producer:
+        yield Stage(settings, meters, store, producer)

@@ -1,6 +1,5 @@
 """Behind the seek to the committed offsets nothing is polled before the flow goes on."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from faust.transport.drivers import aiokafka as driver
 from pipeline import fastlane
 from pipeline.settings import Settings
 from tests.brokers import TestBroker
-from tests.lane import declare, running, send
+from tests.lane import declare, eventually, running, send
 
 
 @pytest.fixture
@@ -26,14 +25,14 @@ async def test_what_waits_when_a_worker_starts_is_read(settings: Settings, monke
         await lane.app.changelog(lane.table, {0: [(b"room", b"1")]})  # to be recovered: by polls, before the seek
     seek, complete = driver.Consumer.perform_seek, fastlane.BatchTable.on_recovery_completed
 
-    async def late(*args: Any) -> None:
-        await asyncio.sleep(0.1)  # so that a poll is under way
-        await complete(*args)
+    async def late(table: fastlane.BatchTable, *args: Any) -> None:
+        await eventually(lambda: not table.app.consumer.no_poll_under_way.is_set())
+        await complete(table, *args)
 
-    async def slow(self: driver.Consumer) -> None:
+    async def slow(self: fastlane.Consumer) -> None:
         await seek(self)
         await send(settings, 8)
-        await asyncio.sleep(0.2)  # for the poll to bring them, before the flow goes on
+        await self.no_poll_under_way.wait()  # one that were under way would bring them, before the flow goes on
 
     monkeypatch.setattr(driver.Consumer, "perform_seek", slow)
     monkeypatch.setattr(fastlane.BatchTable, "on_recovery_completed", late)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.embedded import System, connected, now_ms, working
-from pipeline.metering.units import MS_PER_MINUTE, format_time
+from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE, format_time
 from pipeline.rows import UsageQuery
 from pipeline.settings import Settings
 from pipeline.worker import Worker
@@ -83,6 +83,13 @@ async def test_what_an_operator_says_is_billed_until_it_is_withdrawn(system: Sys
         said = await asyncio.to_thread(amend, *arguments)
         assert "now:" in said
         assert await _minutes(system) in range(minutes, minutes + 2)  # `start_ms` is this test's clock, a little later
+
+
+async def test_an_end_before_the_start_is_refused(system: System, amend: Amend) -> None:
+    """R12: it would bill nothing without saying so; `void` says so."""
+    with pytest.raises(AssertionError, match="the session would end before it starts"):
+        await asyncio.to_thread(amend, "set-end", "PA_1", format_time(now_ms() - MS_PER_DAY), *_WHO)
+    assert await _minutes(system) == 30
 
 
 async def test_the_trail_keeps_every_amendment_with_who_and_why(system: System, amend: Amend) -> None:

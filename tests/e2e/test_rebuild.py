@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.broker import free_port
 from pipeline.embedded import connected, now_ms, working
-from pipeline.metering.timeline import is_live
+from pipeline.metering.timeline import is_live, observed_start_ms
 from pipeline.metering.units import NEVER_MS
 from pipeline.settings import Settings
 from pipeline.topics import topics
@@ -98,7 +98,7 @@ def _live(worker: Worker) -> set[tuple[str, str, str]]:
         (*key, name)
         for facts in worker.tracker.partitions.values()
         for key, name, session in facts.sessions()
-        if is_live(session, facts.rooms[key]) and min(session.connected_at_ms, session.begun_at_ms) < NEVER_MS
+        if is_live(session, facts.rooms[key]) and observed_start_ms(session) < NEVER_MS
     }
 
 

@@ -25,9 +25,11 @@ from pipeline.rows import Batch
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.brokers import TestBroker
-from tests.faults.livekit_api import KEY, FakeLivekit
+from tests.faults.livekit_api import KEY, FakeLivekit, Fault
 from tests.gateway.ledger import Ledger
 from tests.metering.builders import ROOT, Document, clock, connected, disconnected, of_room, sampled
+
+_COMMAND = "from pipeline.cli_reconcile import reconcile; reconcile()"
 
 
 @pytest.fixture(scope="module")
@@ -138,33 +140,46 @@ async def test_what_a_pass_found_is_in_the_lifecycle_topic_when_it_is_recorded(
     assert (run.opened, kept.runs("sent")) == (1, [run])
 
 
-async def _run(*arguments: str, **environment: str) -> str:
-    """Run Python in a process of its own, because the embedded engine has one directory a process; return stdout."""
+async def _run(*arguments: str, environment: dict[str, str], fails: bool = False) -> str:
+    """Run Python in a process of its own: the embedded engine has one directory a process. Return what it says."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=PIPE, stderr=PIPE, env=os.environ | environment, cwd=ROOT
     )
     stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, stderr.decode()
-    return stdout.decode()
+    assert bool(process.returncode) is fails, stderr.decode()
+    return (stderr if fails else stdout).decode()
 
 
-async def test_a_dry_run_shows_what_would_be_reported(server: FakeLivekit, tmp_path: Path) -> None:
-    """Two passes, events on stdout, nothing sent or recorded."""
+def _environment(server: FakeLivekit, tmp_path: Path) -> dict[str, str]:
+    """Write a projects file with the project `dry`, and return the settings that name it."""
     projects = tmp_path / "projects.toml"
     secret = KEY.secret.decode()
     projects.write_text(
         f'[projects.dry]\nlivekit_url = "{server.url}"\nlivekit = [{{key = "{KEY.key}", secret = "{secret}"}}]\n'
     )
     projects.chmod(0o600)
-    environment = {
+    return {
         "ROOMMETER_STORE": f"chdb://{tmp_path}/store",
         "ROOMMETER_PROJECTS_FILE": str(projects),
         "ROOMMETER_RECONCILE_INTERVAL_MS": "1",
     }
-    await _run("-m", "pipeline", "migrate", **environment)
-    command = "from pipeline.cli_reconcile import reconcile; reconcile()"
-    said = await _run("-c", command, "--project", "dry", "--once", "--dry-run", "--json", **environment)
+
+
+async def test_a_dry_run_shows_what_would_be_reported(server: FakeLivekit, tmp_path: Path) -> None:
+    """Two passes, events on stdout, nothing sent or recorded."""
+    environment = _environment(server, tmp_path)
+    await _run("-m", "pipeline", "migrate", environment=environment)
+    said = await _run("-c", _COMMAND, "--project", "dry", "--once", "--dry-run", "--json", environment=environment)
     lines = [orjson.loads(line) for line in said.splitlines()]
     assert [line["data"]["session"] for line in lines if "data" in line] == ["PA_1", "PA_1"]
     assert [line["opened"] for line in lines if "outcome" in line] == [1, 1]
-    assert await _run("-c", command, "--history", "9", **environment) == ""
+    assert await _run("-c", _COMMAND, "--history", "9", environment=environment) == ""
+
+
+async def test_two_passes_without_an_answer_fail(server: FakeLivekit, tmp_path: Path) -> None:
+    """A timer that runs `--once` has to see it: exit code 1, with the outcome."""
+    environment = _environment(server, tmp_path)
+    await _run("-m", "pipeline", "migrate", environment=environment)
+    server.faults["ListRooms"] = Fault("unavailable")
+    said = await _run("-c", _COMMAND, "--project", "dry", "--once", "--dry-run", fails=True, environment=environment)
+    assert "dry: away: nothing was reconciled" in said

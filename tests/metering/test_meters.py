@@ -78,7 +78,12 @@ def test_every_meter_says_what_a_bill_says_of_it() -> None:
         (_GOOD.replace("unit_size = 60_000", "unit_size = 0"), "unit_size and increment are at least 1"),
         (_GOOD.replace("increment = 60_000", "increment = 0"), "unit_size and increment are at least 1"),
         (_GOOD.replace("increment = 60_000", "increment = -1"), "unit_size and increment are at least 1"),
-        (_GOOD.replace("increment = 60_000", "increment = 20_000"), "increments are not exact decimals of the unit"),
+        (
+            _GOOD.replace("increment = 60_000", "increment = 20_000"),
+            "increments are not decimals of the unit with at most 9",
+        ),
+        (_GOOD.replace("unit_size = 60_000", "unit_size = 60_001"), "with at most 9 places"),
+        (_GOOD.replace("unit_size = 60_000", "unit_size = 600_000_000_000_000"), "with at most 9 places"),
     ],
 )
 def test_a_wrong_table_is_refused_and_says_what_to_mend(wrong: str, message: str) -> None:
@@ -100,6 +105,7 @@ def test_a_wrong_table_is_refused_and_says_what_to_mend(wrong: str, message: str
         ("data_transfer_gb", 100, "1"),
         ("data_transfer_gb", 2**63 - 1, "92233720368547758.07"),
         ("llm_input_tokens", 10**18, "1000000000000000000"),
+        ("llm_input_tokens", 10**40 + 1, "1" + "0" * 39 + "1"),
     ],
 )
 def test_a_quantity_is_an_exact_decimal_of_the_unit(meter: str, increments: int, quantity: str) -> None:

@@ -22,6 +22,7 @@ from tests.metering.strategies import logs, moments_ms, orphan_afters_ms
 from tests.oracle import oracle_verdicts
 
 _PA_1 = ("acme", "RM_1", "PA_1")
+_BEGUN_AT_14 = sampled("14:05:00", connected_at="2026-09-21T14:00:00Z")
 
 
 def _line(log: list[Document], as_of: str = "15:30:00") -> Timeline | None:
@@ -157,13 +158,14 @@ def test_silence_of_a_day_presumes_the_end_where_the_session_was_last_seen(as_of
     ("log", "live"),
     [
         ([connected("14:00:00")], True),
-        ([sampled("14:05:00", connected_at="2026-09-21T14:00:00Z")], True),
+        ([_BEGUN_AT_14], True),
         ([connected("14:00:00"), event("server.restarted", "14:10:00"), absent("14:20:00")], True),
         ([connected("14:00:00"), of_room("room.ended", "13:59:59.999")], True),
         ([connected("14:00:00"), of_room("room.ended", "14:00:00")], False),
         ([connected("14:00:00"), of_room("room.ended", "13:00:00"), of_room("room.ended", "14:30:00")], False),
         ([connected("14:00:00"), disconnected("14:01:00")], False),
         ([connected("14:00:00"), aborted("14:01:00"), of_room("room.ended", "13:00:00")], False),
+        ([_BEGUN_AT_14, of_room("room.ended", "14:05:00"), connected("14:10:00")], True),
         ([disconnected("14:01:00")], False),
     ],
 )

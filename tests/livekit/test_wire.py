@@ -60,7 +60,6 @@ _ATTRIBUTES: Final = {
 }
 #: Kinds of participants whose identity may pass.
 _KNOWN_BY_IDENTITY: Final = (ParticipantInfo.STANDARD, ParticipantInfo.AGENT, ParticipantInfo.BRIDGE)
-
 _T0_S: Final = 1_789_999_200
 _numbers = st.one_of(
     st.sampled_from([_T0_S * unit for unit in (1, 1_000, 1_000_000, 1_000_000_000)]),
