@@ -133,7 +133,7 @@ def timestamp(time_ms: int) -> str:
 def rollup_table(rollups: Iterable[Rollup], meters: Meters) -> pa.Table:
     """Return rollups as the columns of the table `rollups`.
 
-    A quantity that needs more than nine decimals is an error (pyarrow.ArrowInvalid): it is never rounded.
+    A quantity of more than 38 digits is an error (pyarrow.ArrowInvalid): it is never rounded.
     """
     rows = [(*rollup, rollup.id, rollup.status, *quantities(rollup, meters)) for rollup in rollups]
     names = (*_ROLLUP_TYPES, "id", "status", "quantity", "quantity_open", "delta")
