@@ -1,4 +1,8 @@
-"""F25: the store's disk is full, on a small tmpfs that is filled up and emptied again."""
+"""F25: the store's disk is full, on a small tmpfs that is filled up and emptied again.
+
+The store is the embedded one, in the worker: the engine's streaming insert, by which the tests' store server writes,
+reports rows as written that a full disk has refused.
+"""
 
 import os
 import subprocess
@@ -6,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.processes import wait_until
+from tests.e2e.processes import Process, wait_until
 from tests.faults import feed
+from tests.faults.compare import compare
 from tests.faults.engine import Lab, Row
-from tests.faults.rig import Rig, rig
+from tests.faults.rig import rig
 
 _SIZE_MB: int = 192
 _NAME: str = "F25 store's disk full"
@@ -41,30 +46,47 @@ def _filled(lab: Lab, disk: Path, times: int) -> Row:
     share = 3_000
     events = feed.simulated_events((2 * times + 1) * share, lab.seed)
     ballast, failed, problems = disk / "ballast", 0, []
-    with rig(lab, "disk", data=disk) as made:
+    with rig(lab, "disk", store=f"chdb://{disk}/clickhouse") as made:
         worker = made.worker()
+
+        def is_done() -> bool:
+            return feed.is_done(made.settings, worker.address)
+
         for number in range(times):
             made.send(events[2 * number * share :][:share])
-            made.until_done()
+            wait_until(is_done)
             retries = worker.metric("roommeter_store_retries_total")
             _fill(ballast)
             made.send(events[(2 * number + 1) * share :][:share])
-            wait_until(lambda: worker.metric("roommeter_store_retries_total") >= retries + 3)  # noqa: B023
+            wait_until(lambda: _has_failed(worker, retries + 3, ballast))  # noqa: B023 - called at once
             failed += 1
             committed = feed.committed(made.settings)
+            worker.kill()
             ballast.unlink()
-            problems += _check_durable(made, committed)
-            made.until_done()
+            worker.start()
+            # At once: the worker is not ready, and has written nothing more, before the killed one is declared dead.
+            wait_until(lambda: worker.get("/ping") is not None)
+            stored = feed.stored(made.settings, worker.address)
+            problems += [f"{committed} committed, {stored} stored"] if committed > stored else []
+            wait_until(is_done)
         made.send(events[2 * times * share :])
-        made.until_done()
+        wait_until(is_done)
         wait_until(worker.is_ready)
-        found = made.compare()
-    return Row(_NAME, failed, times, note="three failed inserts or more each time", problems=problems).compared(found)
+        found = compare(made.settings, worker.address, made.events, made.records)
+    return Row(
+        _NAME, failed, times, note="three failed inserts or more each time, then killed", problems=problems
+    ).compared(found)
+
+
+def _has_failed(worker: Process, retries: float, ballast: Path) -> bool:
+    """Tell whether so many attempts have failed; what the store has freed meanwhile is taken again."""
+    _fill(ballast)
+    return worker.metric("roommeter_store_retries_total") >= retries
 
 
 def _fill(ballast: Path) -> None:
     """Leave no free block."""
-    with ballast.open("wb", buffering=0) as file:
+    with ballast.open("ab", buffering=0) as file:
         block = b"\0" * 65_536
         while block:
             try:
@@ -72,11 +94,3 @@ def _fill(ballast: Path) -> None:
             except OSError:
                 block = block[: len(block) // 2]
         os.fsync(file.fileno())
-
-
-def _check_durable(made: Rig, committed: int) -> list[str]:
-    """What was committed on a full disk has to be there for a store that is killed and started again."""
-    made.server.kill()
-    made.server.start()
-    stored = feed.stored(made.settings, made.server.dsn)
-    return [f"{committed} committed, {stored} stored"] if committed > stored else []

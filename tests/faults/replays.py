@@ -34,7 +34,7 @@ def replays(lab: Lab) -> Iterator[Row]:
         try:
             worker.settings = worker.settings.model_copy(update={"store": empty.dsn})
             _again(worker, made.settings)
-            fresh = compare(made.settings, empty.dsn, made.events)
+            fresh = compare(made.settings, empty.dsn, made.events, made.records)
         finally:
             worker.close()
             empty.kill()

@@ -33,6 +33,10 @@ class Rig:
     home: Path
     #: What was sent so far.
     events: list[feed.Document] = field(default_factory=list)
+    #: How many records that makes: what concerns every room is sent to every partition.
+    records: int = 0
+    #: How many partitions the lifecycle topic has.
+    partitions: int = 0
     processes: list[Process] = field(default_factory=list)
 
     def process(self, command: str = "worker", program: tuple[str, ...] = ("pipeline",)) -> Process:
@@ -52,6 +56,7 @@ class Rig:
         """Send events and return when the broker has them."""
         feed.send(self.settings, events)
         self.events += events
+        self.records += sum(self.partitions if event["type"] == "server.restarted" else 1 for event in events)
 
     @contextmanager
     def sending(self, events: list[feed.Document], per_second: int) -> Iterator[None]:
@@ -91,27 +96,27 @@ class Rig:
 
     def compare(self) -> Compared:
         """Compare the store with the oracle."""
-        return compare(self.settings, self.server.dsn, self.events)
+        return compare(self.settings, self.server.dsn, self.events, self.records)
 
 
 @contextmanager
-def rig(
-    lab: Lab, name: str, *, broker: TestBroker | None = None, data: Path | None = None, **changes: Any
-) -> Iterator[Rig]:
-    """Start a store and make topics; `changes` are settings, `data` is where the store's data go."""
+def rig(lab: Lab, name: str, *, broker: TestBroker | None = None, **changes: Any) -> Iterator[Rig]:
+    """Start a store and make topics; `changes` are settings."""
     chosen = broker or lab.broker
     home = lab.directory(name)
-    server = StoreServer(data or home)
+    server = StoreServer(home)
     server.start()
     with Proxy(server.port) as proxy:
-        settings = Settings(
-            kafka=chosen.bootstrap,
-            topic_prefix=f"{name}-{uuid4().hex[:6]}.",
-            store=f"http://127.0.0.1:{proxy.port}",
-            **{"session_timeout_ms": chosen.session_timeout_ms, "batch_events": 500} | changes,
-        )
+        given: dict[str, Any] = {
+            "kafka": chosen.bootstrap,
+            "topic_prefix": f"{name}-{uuid4().hex[:6]}.",
+            "store": f"http://127.0.0.1:{proxy.port}",
+            "session_timeout_ms": chosen.session_timeout_ms,
+            "batch_events": 500,
+        }
+        settings = Settings(**given | changes)
         asyncio.run(create_topics(settings.kafka, topics(settings).all()))
-        made = Rig(settings, chosen, server, proxy, home)
+        made = Rig(settings, chosen, server, proxy, home, partitions=settings.partitions)
         try:
             yield made
         finally:
