@@ -77,6 +77,18 @@ def oracle(
     return dict(cells)
 
 
+def oracle_lines(
+    events: Iterable[dict[str, Any]], as_of_ms: int, orphan_after_ms: int = _DAY_MS
+) -> dict[tuple[str, str, str, str, int], tuple[int, int]]:
+    """Return (minutes, minutes while open) by project, meter, room, session and hour; meter '' where it feeds none."""
+    return {
+        (key[0], meter, key[1], key[2], hour_ms): (minutes, minutes_open)
+        for key, log in _logs(events).items()
+        for hour_ms, minutes, minutes_open in _hours(log, as_of_ms, orphan_after_ms)
+        for meter in _meters(log.own) or [""]
+    }
+
+
 def oracle_sessions(
     events: Iterable[dict[str, Any]], as_of_ms: int, orphan_after_ms: int = _DAY_MS
 ) -> dict[SessionHour, tuple[int, int]]:
