@@ -2,7 +2,6 @@
 
 import pytest
 
-from pipeline.metering.events import parse_event
 from pipeline.metering.meters import Meters, parse_meters
 from pipeline.metering.units import format_time, parse_time
 from pipeline.metering.usage import Usage, usage
@@ -246,7 +245,5 @@ def test_a_row_in_the_table_is_a_meter(row: str, billed: int) -> None:
     log += [_acquired("2026-09-21T14:00:00Z")]
     facts = facts_of(map(parsed, log))
     used = _used(11) | {"data": {"project": "acme", "meter": "ours", "quantity": 11}}
-    reported = parse_event(used, meters)
-    assert reported is not None
-    facts.observe(reported)
+    facts.observe(parsed(used, meters))
     assert usage(facts, meters, _LATER_MS)["acme", "ours", clock("14:00:00")].increments == billed

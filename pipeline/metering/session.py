@@ -193,6 +193,11 @@ class Facts:
             self.restarts_ms[source] = max(self.restarts_ms.get(source, NOT_SEEN_MS), restarted_at_ms)
         self.quantities.join(other.quantities)
 
+    def take_quantities(self) -> Quantities:
+        """Return what was reported since this was last asked, and forget it: the store joins it."""
+        taken, self.quantities = self.quantities, Quantities()
+        return taken
+
     def sessions(self) -> Iterator[tuple[RoomKey, str, Session]]:
         """Yield every session with its room's key and its own id."""
         for key, room in self.rooms.items():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from pipeline.metering.counted import held_by_hour, reported_by_hour
+from pipeline.metering.events import MAX_QUANTITY
 from pipeline.metering.meters import Measures, Meter, Meters
 from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.timeline import ORPHAN_AFTER_MS, Timeline, newest_restart_ms, start_ms, timeline
@@ -67,13 +68,18 @@ def metered_until_ms(line: Timeline, as_of_ms: int) -> int:
 def usage(facts: Facts, meters: Meters, as_of_ms: int, orphan_after_ms: int = ORPHAN_AFTER_MS) -> dict[CellKey, Usage]:
     """Return the usage of every project, meter and hour as of a moment, from facts alone (R1 to R9, R13 to R15).
 
-    Sessions that start at or after `as_of` have begun no increment yet and do not appear.
+    Sessions that start at or after `as_of` have begun no increment yet and do not appear. A cell holds 64 bits: more
+    is absurd, and shown as the most there is rather than stopping everybody's bill.
     """
     cells: dict[CellKey, Usage] = {}
     for meter in meters.values():
         for key, increments, increments_open in _BY_MEASURE[meter.measures](facts, meter, as_of_ms, orphan_after_ms):
             cell = cells.get(key, _NOTHING)
-            cells[key] = Usage(cell.increments + increments, cell.increments_open + increments_open, cell.sessions + 1)
+            cells[key] = Usage(
+                min(cell.increments + increments, MAX_QUANTITY),
+                cell.increments_open + increments_open,
+                cell.sessions + 1,
+            )
     return cells
 
 

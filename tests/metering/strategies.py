@@ -38,12 +38,12 @@ _labels = {name: st.sampled_from(["", "a", "b"]) for name in ("agent", "identity
 _quantities = st.sampled_from([0, 1, 999, 1_000, 1_001, 60_000, 60_001]) | st.integers(0, 10**6)
 #: The start of a year, of a February, of its leap day and of the March after it; on them and beside them.
 _MONTH_EDGES_MS: Final = [1_704_067_200_000 + day * 86_400_000 for day in (0, 31, 59, 60)]
-_month_times_ms = st.builds(
+month_times_ms = st.builds(
     int.__add__, st.sampled_from(_MONTH_EDGES_MS), st.sampled_from([-1, 0, 1, 3_599_999, 3_600_000])
 )
 
 
-moments_ms = st.one_of(times_ms, st.integers(_BEGIN_MS - _HOUR_MS, _BEGIN_MS + 40 * _HOUR_MS), _month_times_ms)
+moments_ms = st.one_of(times_ms, st.integers(_BEGIN_MS - _HOUR_MS, _BEGIN_MS + 40 * _HOUR_MS))
 
 
 def _events(event_type: str, **data: st.SearchStrategy[object]) -> st.SearchStrategy[Document]:
@@ -88,13 +88,13 @@ _usage = st.builds(
     ),
     st.sampled_from(["EV_1", "EV_2"]),
 )
-_number_moves = st.builds(
-    event,
-    st.sampled_from(["number.acquired", "number.acquired", "number.released"]),
-    times_ms | _month_times_ms,
-    project=_room["project"],
-    number=st.sampled_from(["+1", "+2"]),
-)
+
+
+def _moves(times: st.SearchStrategy[int]) -> st.SearchStrategy[Document]:
+    """Return acquires and releases of two numbers by two projects."""
+    types = st.sampled_from(["number.acquired", "number.acquired", "number.released"])
+    return st.builds(event, types, times, project=_room["project"], number=st.sampled_from(["+1", "+2"]))
+
 
 #: Any event in which the core has an interest. Connects and disconnects come twice as often as the others.
 documents = st.one_of(
@@ -111,7 +111,9 @@ documents = st.one_of(
     _events("server.restarted"),
     _events("job.dispatched", **_room, job=st.just("AJ_1")),
     _usage,
-    _number_moves,
+    _moves(times_ms),
 )
 #: Small logs, which shrink well, and large ones, in which every session and room is told of many times.
 logs = st.lists(documents, max_size=8) | st.lists(documents, min_size=15, max_size=40)
+#: Numbers that are acquired and released around the edges of months, some of them years apart.
+rental_logs = st.lists(_moves(month_times_ms | times_ms), max_size=12)
