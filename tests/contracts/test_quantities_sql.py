@@ -8,6 +8,8 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from pipeline.audit import session_hours
+from pipeline.audit_bill_store import BillStore, Window
 from pipeline.clickhouse import Store
 from pipeline.metering.events import MAX_QUANTITY
 from pipeline.metering.meters import Meter, Meters
@@ -127,6 +129,15 @@ def test_a_project_and_a_meter_are_a_cut_of_the_whole(stored: Stored, meter: str
     whole = stored.store.usage(UsageQuery(as_of_ms=_AS_OFS["years later"]))
     query = UsageQuery(as_of_ms=_AS_OFS["years later"], project="project-3", meter=meter)
     assert stored.store.usage(query) == [cell for cell in whole if cell[0][:2] == ("project-3", meter)]
+
+
+@pytest.mark.parametrize("from_ms", [0, _BEGIN_MS + 2 * MS_PER_DAY, _MONTHS_MS[-1]])
+def test_the_audit_counts_the_same_in_its_own_way(stored: Stored, from_ms: int) -> None:
+    """C3, R1: the hours of every meter add up to what two maxima of each subject give, and none is crowded."""
+    window = Window(from_ms, _BEGIN_MS + 300 * MS_PER_DAY)
+    totals = BillStore(stored.store).hour_totals(window, _AS_OFS["years later"])
+    assert {"number_rental", "number_halves"} <= {row.meter for row in totals}
+    assert session_hours(totals, stored.meters).differences == []
 
 
 def test_an_hour_holds_64_bits_and_shows_no_more(store: Store, meters: Meters) -> None:
