@@ -133,7 +133,7 @@ class Worker:
                 self._check_partitions(batch.tp.partition for batch in batches)
                 changes = self.tracker.apply(record for batch in batches for record in batch.records)
                 await self._stop_at_limit(changes)
-                rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events)
+                rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities)
                 await self._when_available(partial(self._store.write, rows))
                 await self._bury(changes.dead_letters)
                 await self.app.changelog(self._table, changes.changelog)

@@ -40,6 +40,17 @@ def hour_of(time_ms: int) -> int:
     return time_ms - time_ms % MS_PER_HOUR
 
 
+def month_of(time_ms: int) -> int:
+    """Return the start of the UTC calendar month that `time_ms` lies in, in ms."""
+    first = (_EPOCH + timedelta(milliseconds=time_ms)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (first - _EPOCH).days * MS_PER_DAY
+
+
+def next_month(month_ms: int) -> int:
+    """Return the start of the month after the one that starts at `month_ms`: no month is longer than 31 days."""
+    return month_of(month_ms + 31 * MS_PER_DAY)
+
+
 def parse_time(text: str) -> int:
     """Read an RFC 3339 time as milliseconds since the epoch; below a millisecond, round down.
 
