@@ -19,7 +19,7 @@ from pipeline.http import Readiness
 from pipeline.kafka import KafkaAway
 from pipeline.messages import Headers
 from pipeline.tracker import ChangelogEntry
-from pipeline.worker import Worker
+from pipeline.worker import PartitionsAdded, Worker
 from tests.metering.builders import METERS
 from tests.simulation.faults import Fault
 from tests.simulation.group import SESSION_TIMEOUT_S, StaleMember
@@ -133,9 +133,10 @@ class SimulatedWorker(Worker):
         """Give it what it writes to."""
         self._process = process
         installation = process.installation
-        names = process.world.broker.names
+        broker = process.world.broker
+        names = broker.names
         super().__init__(
-            process.world.settings,
+            process.world.settings.model_copy(update={"partitions": len(broker.lifecycle)}),
             METERS,
             installation.parts.store(process, installation.database),
             cast("Any", Port(process, {names.dead_letters.name: "bury"})),
@@ -201,6 +202,13 @@ class WorkerProcess(Process):
         """Be missed after the session's time-out, and started again some time later."""
         self.world.loop.call_later(SESSION_TIMEOUT_S, self.group.lose, self)
         self.installation.restart(self, partial(WorkerProcess, self.installation, self.name))
+
+    def failed(self, error: BaseException | None) -> None:
+        """Be started again where partitions were added meanwhile, as the error asks for."""
+        if isinstance(error, PartitionsAdded):
+            self.kill("partitions added")
+        else:
+            super().failed(error)
 
     async def heartbeat(self) -> None:
         """Find out whether it is still a member; join anew where it is not."""

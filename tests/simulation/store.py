@@ -5,8 +5,9 @@ What ClickHouse does with rows of one key (min, max, union) is done here by `Fac
 happens when rows arrive twice, late, in part, out of order, or from somebody who should be dead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import pyarrow as pa
@@ -121,6 +122,9 @@ class Database:
 
 class Client:
     """What our Store needs of its client library, for one process. A fault here is an answer that the library gives."""
+
+    #: By name, as the library has them: none, for what is asked here is not SQL.
+    server_settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, process: Process, database: Database) -> None:
         """Send what the process writes to a database."""
