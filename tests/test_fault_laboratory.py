@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.engine import FAILED, NOT_COVERED, PASSED, Lab, Row, Scenario, run
+from tests.faults.results import write_results
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,14 @@ def test_a_scenario_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None
     rows = run(lab, [Scenario("broken", broken), Scenario("whole", whole)], shown.append)
     assert [(row.fault, row.verdict) for row in rows] == [("first", PASSED), ("broken", FAILED), ("last", PASSED)]
     assert rows == shown
+
+
+def test_a_run_renews_the_rows_of_the_scenarios_that_it_ran(tmp_path: Path) -> None:
+    """A long run may be done in pieces: a row that it did not run keeps its date, commit and seed."""
+    order, path = ("kills", "store", "disk"), tmp_path / "RESULTS.md"
+    write_results([Row("away", scenario="store"), Row("slow", scenario="store")], "first", order, path)
+    write_results([Row("killed -9", scenario="kills"), Row("full", scenario="disk")], "second", order, path)
+    write_results([Row("away", scenario="store")], "third", order, path)
+    cells = [line.strip("| ").split(" | ") for line in path.read_text().splitlines()]
+    rows = [(row[1], row[-1]) for row in cells if row[0] in order]
+    assert rows == [("killed -9", "second"), ("away", "third"), ("full", "second")]

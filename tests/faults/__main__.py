@@ -1,7 +1,7 @@
-"""The fault laboratory: `python -m tests.faults [--long] [--only NAME ...] [--json] [--seed N]`.
+"""The fault laboratory: `python -m tests.faults [--long] [--only NAME ...] [--skip NAME ...] [--json] [--seed N]`.
 
 Real processes, real faults; a row for each fault as it is done. The exit code is 1 where anything differs from the
-rules or a fault did not really happen. `--long` runs the published sizes and writes tests/faults/RESULTS.md.
+rules or a fault did not really happen. `--long` runs the published sizes and renews rows of tests/faults/RESULTS.md.
 """
 
 import argparse
@@ -15,16 +15,17 @@ import orjson
 from rich.console import Console
 
 from tests.faults.catalogue import SCENARIOS
-from tests.faults.engine import FAILED, Lab, Row, run
-from tests.faults.results import headings, write_results, written
+from tests.faults.engine import FAILED, INTERRUPTED, Lab, Row, run
+from tests.faults.results import headings, identity, write_results, written
 
 
 def main() -> int:
     """Run what is asked for; return the exit code."""
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--long", action="store_true", help="the published sizes; writes tests/faults/RESULTS.md")
+    parser.add_argument("--long", action="store_true", help="the published sizes; renews rows of RESULTS.md")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--skip", nargs="+", choices=names, default=(), metavar="NAME", help="all but these")
     parser.add_argument("--json", action="store_true", help="one JSON document a row")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn at random")
     arguments = parser.parse_args()
@@ -48,13 +49,16 @@ def main() -> int:
 
     if not arguments.json:
         screen.print(headings(), style="bold", soft_wrap=True)
+    chosen = set(arguments.only) - set(arguments.skip)
+    identified = identity(lab.seed)
     rows: list[Row] = []
     try:
-        rows = run(lab, [scenario for scenario in SCENARIOS if scenario.name in arguments.only], show)
+        rows = run(lab, [scenario for scenario in SCENARIOS if scenario.name in chosen], show)
     finally:
         lab.close(is_kept=any(row.verdict == FAILED for row in rows))
     if arguments.long:
-        write_results(rows, lab.seed, " ".join(["python -m tests.faults", *sys.argv[1:]]))
+        stopped = {row.scenario for row in rows if INTERRUPTED in row.problems}
+        write_results([row for row in rows if row.scenario not in stopped], identified, names)
     failed = [row.fault for row in rows if row.verdict == FAILED]
     screen.print(f"{len(rows)} faults; failed: {', '.join(failed) or 'none'}", markup=False)
     return bool(failed) or not rows

@@ -17,6 +17,8 @@ from tests.faults.compare import Compared
 PASSED: Final = "passed"
 FAILED: Final = "FAILED"
 NOT_COVERED: Final = "not covered"
+#: The problem of a scenario that was stopped from outside.
+INTERRUPTED: Final = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Row:
     problems: Sequence[str] = ()
     unavailable: str = ""
     took_s: float = 0.0
+    scenario: str = ""
 
     @property
     def verdict(self) -> str:
@@ -118,7 +121,7 @@ def run(lab: Lab, scenarios: Sequence[Scenario], show: Callable[[Row], None]) ->
     rows: list[Row] = []
 
     def take(row: Row, started_s: float) -> None:
-        rows.append(replace(row, took_s=time.monotonic() - started_s))
+        rows.append(replace(row, took_s=time.monotonic() - started_s, scenario=scenario.name))
         show(rows[-1])
 
     for scenario in scenarios:
@@ -128,7 +131,7 @@ def run(lab: Lab, scenarios: Sequence[Scenario], show: Callable[[Row], None]) ->
                 take(row, started_s)
                 started_s = time.monotonic()
         except KeyboardInterrupt:
-            take(Row(scenario.name, problems=["interrupted"]), started_s)
+            take(Row(scenario.name, problems=[INTERRUPTED]), started_s)
             break
         except Exception as error:  # noqa: BLE001 - the others go on
             lab.say(traceback.format_exc())

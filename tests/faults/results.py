@@ -1,4 +1,8 @@
-"""How rows are shown: a line each while the laboratory runs, and tests/faults/RESULTS.md after a long run."""
+"""How rows are shown: a line each while the laboratory runs, and tests/faults/RESULTS.md after a long run.
+
+A long run replaces the rows of the scenarios that it ran, and no others: each row tells its own date, commit and seed.
+So the long form may be run in pieces, and a scenario alone again.
+"""
 
 import os
 import platform
@@ -10,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.brokers import candidates
-from tests.faults.engine import NOT_COVERED, Row
+from tests.faults.engine import Row
 
-_RESULTS: Final = Path(__file__).with_name("RESULTS.md")
+RESULTS: Final = Path(__file__).with_name("RESULTS.md")
 _COLUMNS: Final = (
     ("fault", 36),
     ("times", 8),
@@ -32,6 +36,7 @@ _NOT_COVERED: Final = (
     "power loss of a machine (fsync is never made to lie), and clusters: one broker, one store",
     "a ClickHouse server under faults: the store is ClickHouse's engine (chDB) behind HTTP, in a process of its own",
     "a slow or cut network between workers and broker; memory pressure and the OOM killer (F26)",
+    "a gateway whose spool's disk is full: tests/gateway has it, with a file that refuses, not with a real disk",
 )
 
 
@@ -45,35 +50,55 @@ def written(row: Row) -> str:
     return _line(_cells(row))
 
 
-def write_results(rows: Sequence[Row], seed: int, command: str) -> None:
-    """Write the results of a long run, with all that somebody needs to repeat it."""
-    commit = subprocess.run(("git", "rev-parse", "--short=12", "HEAD"), check=False, capture_output=True, text=True)
+def identity(seed: int) -> str:
+    """Return what a row tells of its run: date, commit ('+' where files differ from it) and seed."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    is_changed = _git("status", "--porcelain", "--", ":/", f":!{RESULTS}")
+    return f"{datetime.now(UTC):%Y-%m-%d}, {commit}{'+' if is_changed else ''}, seed {seed}"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(("git", *arguments), check=False, capture_output=True, text=True).stdout.strip()
+
+
+def write_results(rows: Sequence[Row], run: str, order: Sequence[str], path: Path = RESULTS) -> None:
+    """Put the rows of a run into the file in place of what it had of their scenarios, in the order of the names."""
+    ran = {row.scenario for row in rows}
+    lines: dict[str, list[str]] = {name: [] for name in order}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if (name := line.split(" | ")[0].removeprefix("| ")) in lines.keys() - ran:
+            lines[name].append(line)
+    for row in rows:
+        cells = [row.scenario, *(cell.replace("|", "/") for cell in _cells(row)), run]
+        lines[row.scenario].append("| " + " | ".join(cells) + " |")
+    path.write_text("\n".join([*_head(), *(line for name in order for line in lines[name]), *_foot()]) + "\n")
+
+
+def _head() -> list[str]:
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     gib = int(memory[1]) // 1_048_576 if memory else "?"
-    lines = [
+    names = ["scenario", *(name or "notes" for name, _ in _COLUMNS), "run"]
+    return [
         "# Results of the fault laboratory",
         "",
-        "Written by `make faults-long`, never by hand.",
+        "Written by `make faults-long`, never by hand. `make faults-long ONLY=disk` renews the rows of one scenario:",
+        "each row tells its own date, commit and seed. Of the newest run:",
         "",
-        f"- date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; commit {commit.stdout.strip()}; seed {seed}",
         f"- machine: {os.cpu_count()} cores, {gib} GiB of memory, {model[1] if model else 'unknown CPU'}",
         f"- Python {platform.python_version()}; broker: {candidates()[0]}; store: the embedded engine behind HTTP",
-        f"- command: `{command}`",
         "",
         "`wrong` is minutes by which any session's hour on any meter differs from the oracle; `lost` and `doubled` are",
         "records, counted by partition and offset. `recovery` is from the end of the fault to ready and caught up.",
+        "Seeds and laws run beside the others, at the lowest priority: recovery may be a little slower for it.",
         "",
-        "| " + " | ".join(name or "notes" for name, _ in _COLUMNS) + " |",
-        "|" + "---|" * len(_COLUMNS),
-        *("| " + " | ".join(cell.replace("|", "/") for cell in _cells(row)) + " |" for row in rows),
-        "",
-        "Not covered:",
-        "",
-        *(f"- {row.fault}: {row.unavailable}" for row in rows if row.verdict == NOT_COVERED),
-        *(f"- {what}" for what in _NOT_COVERED),
+        "| " + " | ".join(names) + " |",
+        "|" + "---|" * len(names),
     ]
-    _RESULTS.write_text("\n".join(lines) + "\n")
+
+
+def _foot() -> list[str]:
+    return ["", "Not covered:", "", *(f"- {what}" for what in _NOT_COVERED)]
 
 
 def _cells(row: Row) -> list[str]:
