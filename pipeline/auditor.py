@@ -14,6 +14,7 @@ from pipeline.audit import Checked, Law, ProjectHour, Stage
 from pipeline.audit_bill_store import BillStore, Window
 from pipeline.audit_canary import CANARY, canary_answers, compare_canary
 from pipeline.audit_facts import Scope
+from pipeline.audit_quantities import check_quantities
 from pipeline.audit_recompute import Recomputation, floor_ms
 from pipeline.audit_store import AuditStore
 from pipeline.clickhouse import Store
@@ -100,12 +101,14 @@ class Auditor:
             floor_ms(stages, from_ms, now_ms, self._settings.future_skew_ms),
             self._facts.restarts(),
         )
+        facts = Recomputation(self._facts, scope, from_ms, project, self._pause).run(stages)
+        check_quantities(facts, self._store, from_ms, scope.floor_ms, project, self._pause)
         laws = (
             audit.stage_balance(stages, now_ms, from_ms),
             self._continuity(stages, from_ms, now_ms),
             audit.session_hours(self._bill.hour_totals(window, now_ms), self._meters),
             self._rollups(window),
-            Recomputation(self._facts, scope, from_ms, project, self._pause).run(stages),
+            facts,
             *self._chains(window),
             audit.orphans(self._bill.lives(window, now_ms)),
             self._watermark(stages, ends, window, now_ms),

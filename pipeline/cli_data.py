@@ -151,6 +151,14 @@ def replay(files: tuple[Path, ...], store: str | None, file_format: Any, project
     "--abort", type=click.FloatRange(0, 1), default=0.02, show_default=True, help="Share that never connects."
 )
 @click.option(
+    "--usage-every-ms",
+    type=click.IntRange(0),
+    default=60_000,
+    show_default=True,
+    help="How often agents report models; 0 is never.",
+)
+@click.option("--numbers", type=click.IntRange(0), default=9, show_default=True, help="Phone numbers rented.")
+@click.option(
     "--speed", type=click.FloatRange(0), default=0.0, help="Times real time; 0 is as fast as possible.  [default: 0]"
 )
 @click.option("--out", type=click.File("wb"), default="-", help="Write JSON Lines here.  [default: stdout]")
@@ -181,7 +189,7 @@ def simulate(
     if truth is not None:
         # What is still to be sent cannot be told from what was.
         unsent = [document["data"] for sent_at_ms, document in played.events if sent_at_ms > until_ms]
-        unsent_rooms = {(data["project"], data["room"]) for data in unsent if data}
+        unsent_rooms = {(data["project"], data.get("room")) for data in unsent if data}
         for session in played.truth:
             is_exact = session.is_exact and (session.project, session.room) not in unsent_rooms
             truth.write(orjson.dumps(session._asdict() | {"is_exact": is_exact}) + b"\n")

@@ -50,7 +50,8 @@ async def run_demo(settings: Settings, sessions: int, seed: int, finished: "asyn
         newest = {(doc["project"], doc["meter"], doc["hour"]): doc for doc in documents}
         console.print(f"3. {len(documents):,} rollups read back from the Kafka topic {name!r}\n")
         _show_recorded(console, newest.values(), system.meters)
-        _show_day(console, newest.values())
+        _show_day(console, newest.values(), system.meters)
+        _show_reported(console, newest.values(), system.meters)
         _show_next(console, address)
         if finished is not None:
             console.print("\nEverything stays up. [bold]Ctrl-C[/] stops it, and loses nothing.")
@@ -82,6 +83,8 @@ def _payloads(settings: Settings, sessions: int, seed: int) -> Iterable[bytes]:
         disorder_ms=2_000,
         abort=0.02,
         lost_connect=0.01,
+        usage_every_ms=MS_PER_MINUTE,
+        numbers=2 * len(_PROJECTS),
     )
     for sent_at_ms, document in simulate(day).events:
         if sent_at_ms <= now:
@@ -128,11 +131,26 @@ def _short(hour: str) -> str:
     return f"{hour[5:10]} {hour[11:16]}"
 
 
-def _show_day(console: Console, rollups: Iterable[dict[str, Any]]) -> None:
-    """Show the simulated day: one line per hour, one column per meter, all its projects together."""
+def _show_reported(console: Console, rollups: Iterable[dict[str, Any]], meters: Meters) -> None:
+    """Show what is reported rather than timed, of the whole day and all its projects together."""
+    totals: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for rollup in rollups:
+        if rollup["project"] in _PROJECTS and meters[rollup["meter"]].measures != "session":
+            totals[rollup["meter"]] += Decimal(rollup["quantity"])
+    table = Table(title="And what servers and agents reported", title_justify="left")
+    table.add_column("meter", no_wrap=True)
+    table.add_column("quantity", justify="right")
+    table.add_column("what it means")
+    for name, total in sorted(totals.items()):
+        table.add_row(name, f"{total:,}", meters[name].meaning)
+    console.print(table)
+
+
+def _show_day(console: Console, rollups: Iterable[dict[str, Any]], meters: Meters) -> None:
+    """Show the simulated day: one line per hour, one column per meter of time, all its projects together."""
     hours: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     for rollup in rollups:
-        if rollup["project"] in _PROJECTS:
+        if rollup["project"] in _PROJECTS and meters[rollup["meter"]].measures == "session":
             hours[rollup["hour"]][rollup["meter"]] += Decimal(rollup["quantity"])
     names = sorted({name for hour in hours.values() for name in hour})
     busiest = max((sum(hour.values()) for hour in hours.values()), default=Decimal(1))

@@ -19,6 +19,18 @@ _BUSY: Final = (8, 5, 4, 4, 6, 10, 20, 38, 62, 85, 97, 100, 88, 92, 100, 96, 84,
 _KINDS: Final = {"participant": 48, "agent": 32, "sip": 12, "egress": 6, "ingress": 2}
 #: Bytes per second in and out, about: voice and video through an SFU.
 _BYTES_PER_SECOND: Final = {"participant": (90_000, 240_000), "agent": (6_000, 12_000), "sip": (8_000, 8_000)}
+#: What an agent uses in a second of speech, about, by meter: in ms, tokens, characters, events.
+_USED_PER_SECOND: Final = {
+    "stt_seconds": 1_000,
+    "recorded_audio_minutes": 1_000,
+    "llm_input_tokens": 60,
+    "llm_output_tokens": 8,
+    "tts_characters": 14,
+    "observability_events": 2,
+}
+_NUMBER: Final = "+1555010{:04d}"
+#: One rented number in this many is given back.
+_GIVEN_BACK: Final = 3
 _MAX_SESSIONS_OF_A_ROOM: Final = 6
 _SERVERS: Final = 8
 _MEDIAN_LENGTH_MS: Final = 4 * MS_PER_MINUTE
@@ -38,7 +50,8 @@ class Scenario:
     Of rooms: `crash` is the share whose server dies, `reused_rooms` the share that takes the id of an earlier
     room. Of events: `duplicate` is the share sent twice, `late` sent hours later, `lost` never sent.
     `disorder_ms` is the longest delay of any event, `skew_ms` the furthest a server's clock is off,
-    `sample_every_ms` how often a session reports its bytes (0: never).
+    `sample_every_ms` how often a session reports its bytes, `usage_every_ms` how often an agent reports the models
+    that it used (0: never). `numbers` phone numbers are rented.
     """
 
     start_ms: int
@@ -57,6 +70,8 @@ class Scenario:
     reused_rooms: float = 0.0
     skew_ms: int = 0
     sample_every_ms: int = 0
+    usage_every_ms: int = 0
+    numbers: int = 0
 
 
 class TrueSession(NamedTuple):
@@ -77,20 +92,45 @@ class TrueSession(NamedTuple):
     is_exact: bool
 
 
+class TrueUsage(NamedTuple):
+    """What an agent used (R14): a quantity in the meter's base units, at a time in ms."""
+
+    project: str
+    meter: str
+    at_ms: int
+    quantity: int
+
+
+class TrueRental(NamedTuple):
+    """A number that is rented (R15), from a time in ms to another; None where it stays."""
+
+    project: str
+    number: str
+    acquired_at_ms: int
+    released_at_ms: int | None
+
+
 class Simulation(NamedTuple):
-    """Events with the time each is sent at in ms, in order of sending; and the truth behind them."""
+    """Events with the time each is sent at in ms, in order of sending; and the truth behind them.
+
+    Every use of a model is in `usage`, also where its event is lost on the way.
+    """
 
     events: list[tuple[int, dict[str, Any]]]
     truth: list[TrueSession]
+    usage: list[TrueUsage]
+    rentals: list[TrueRental]
 
 
 def simulate(scenario: Scenario) -> Simulation:
     """Return what the servers of a scenario send, and what really was. Rooms start between `start_ms` and `end_ms`."""
     world = _World(scenario)
+    for index in range(scenario.numbers):
+        world.rent(index)
     while world.planned < scenario.sessions:
         world.add_room()
     world.sent.sort(key=lambda sent: sent[0])
-    return Simulation(world.sent, world.truth)
+    return Simulation(world.sent, world.truth, world.usage, world.rentals)
 
 
 def events_jsonl(simulation: Simulation) -> Iterator[bytes]:
@@ -140,10 +180,25 @@ class _World:
         self.random = random.Random(scenario.seed)  # noqa: S311 - a repeatable world, not a secret
         self.sent: list[tuple[int, dict[str, Any]]] = []
         self.truth: list[TrueSession] = []
+        self.usage: list[TrueUsage] = []
+        self.rentals: list[TrueRental] = []
         self.planned = 0
         self._named = 0
         self._closed: list[tuple[_Room, int]] = []
         self._skews_ms = [self.random.randint(-scenario.skew_ms, scenario.skew_ms) for _ in range(_SERVERS)]
+
+    def rent(self, index: int) -> None:
+        """Let a project acquire a number in the first hour, and give some back later."""
+        project, start_ms = self.scenario.projects[index % len(self.scenario.projects)], self.scenario.start_ms
+        office = _Room(project, "", "sim/numbers", 0)
+        number = _NUMBER.format(index)
+        acquired_ms = start_ms + self.random.randrange(MS_PER_HOUR)
+        is_given_back = index % _GIVEN_BACK == _GIVEN_BACK - 1
+        released_ms = self.random.randint(acquired_ms, self.scenario.end_ms) if is_given_back else None
+        self.rentals.append(TrueRental(project, number, acquired_ms, released_ms))
+        self._send(office, EventType.NUMBER_ACQUIRED, acquired_ms, {"number": number})
+        if released_ms is not None:
+            self._send(office, EventType.NUMBER_RELEASED, released_ms, {"number": number})
 
     def add_room(self) -> None:
         """Plan one life of a room with its sessions, and send what its server has to say of it."""
@@ -191,7 +246,7 @@ class _World:
 
     def _plan(self, room_start_ms: int) -> _Plan:
         (kind,) = self.random.choices(tuple(_KINDS), tuple(_KINDS.values()))
-        number = f"+1555010{self.random.randrange(20):04d}" if kind == "sip" and self._chance(0.4) else ""
+        number = _NUMBER.format(self.random.randrange(20)) if kind == "sip" and self._chance(0.4) else ""
         start_ms = room_start_ms + self.random.randint(0, MS_PER_MINUTE)
         length_ms = min(int(self.random.lognormvariate(0, 1.3) * _MEDIAN_LENGTH_MS), _MAX_LENGTH_MS)
         if self.random.randrange(_WHOLE_MINUTES) == 0:
@@ -249,6 +304,8 @@ class _World:
         if self.scenario.sample_every_ms:
             for time_ms in range(plan.start_ms, plan.end_ms, self.scenario.sample_every_ms):
                 self._send(room, EventType.SESSION_SAMPLED, time_ms, data | plan.counters(time_ms))
+        if plan.kind == "agent" and self.scenario.usage_every_ms:
+            self._use(room, plan)
         if not plan.is_cut:
             # A room that closes ends its sessions at once, but reports them one after the other.
             lag_ms = self.random.randint(0, 1_500) if plan.end_ms == room_end_ms else 0
@@ -270,10 +327,22 @@ class _World:
             )
         )
 
+    def _use(self, room: _Room, plan: _Plan) -> None:
+        """Send what an agent used since it last said so, and note the truth."""
+        for time_ms in range(plan.start_ms, plan.end_ms, self.scenario.usage_every_ms):
+            said_ms = min(time_ms + self.scenario.usage_every_ms, plan.end_ms)
+            for meter, rate in _USED_PER_SECOND.items():
+                quantity = rate * (said_ms - time_ms) // MS_PER_SECOND
+                self.usage.append(TrueUsage(room.project, meter, said_ms, quantity))
+                data = {"session": plan.session, "meter": meter, "quantity": quantity, "model": "sim-1"}
+                self._send(room, EventType.USAGE_RECORDED, said_ms, data)
+
     def _send(self, room: _Room, event_type: EventType, time_ms: int, data: dict[str, Any]) -> bool:
         """Send an event, with the delays and repetitions of the scenario; tell whether it was sent at all."""
         scenario = self.scenario
         of_server = event_type is EventType.SERVER_RESTARTED
+        about = {"project": room.project} | ({"room": room.room} if room.room else {})
+        about = {"source": room.source} if of_server else about | data
         times = {
             name: format_time(data[name] + room.skew_ms) for name in ("started_at", "connected_at") if name in data
         }
@@ -283,8 +352,8 @@ class _World:
             "source": room.source,
             "type": str(event_type),
             "time": format_time(time_ms + room.skew_ms),
-            "subject": room.source if of_server else data.get("session") or data.get("job") or room.room,
-            "data": {} if of_server else {"project": room.project, "room": room.room} | data | times,
+            "subject": next(about[name] for name in ("session", "job", "room", "number", "source") if name in about),
+            "data": {} if of_server else about | times,
         }
         if self._chance(scenario.lost):
             return False

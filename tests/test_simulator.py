@@ -40,7 +40,18 @@ def _facts(simulation: Simulation) -> Facts:
 
 
 def _billed(simulation: Simulation) -> dict[CellKey, int]:
-    return {key: cell.increments for key, cell in usage(_facts(simulation), _METERS, _AS_OF_MS).items()}
+    """Return what is billed of connected time."""
+    meters = {name: meter for name, meter in _METERS.items() if meter.measures == "session"}
+    return {key: cell.increments for key, cell in usage(_facts(simulation), meters, _AS_OF_MS).items()}
+
+
+def _totals(simulation: Simulation) -> dict[tuple[str, str], int]:
+    """Return all increments of what is reported rather than timed, by project and meter."""
+    totals: Counter[tuple[str, str]] = Counter()
+    for (project, meter, _), cell in usage(_facts(simulation), _METERS, _AS_OF_MS).items():
+        if _METERS[meter].measures != "session":
+            totals[project, meter] += cell.increments
+    return dict(totals)
 
 
 def _counted(truth: Iterable[TrueSession]) -> dict[CellKey, int]:
@@ -78,6 +89,23 @@ def test_the_bill_equals_the_truth_minute_by_minute(faults: dict[str, Any]) -> N
     simulation = simulate(replace(_DAY, **faults))
     assert all(session.is_exact for session in simulation.truth)
     assert _billed(simulation) == _counted(simulation.truth)
+
+
+@pytest.mark.parametrize("faults", [{}, {"duplicate": 0.5, "disorder_ms": 60_000, "late": 0.2, "reconnect": 0.3}])
+def test_the_bill_of_what_is_reported_equals_the_truth(faults: dict[str, Any]) -> None:
+    """R13 to R15, R10: bytes, models and numbers, each rounded up for itself; a day in a month rents a number once."""
+    simulation = simulate(
+        replace(_DAY, sessions=100, sample_every_ms=60_000, usage_every_ms=20_000, numbers=7, **faults)
+    )
+    truth: Counter[tuple[str, str]] = Counter()
+    for session in simulation.truth:
+        truth[session.project, "data_transfer_gb"] += -(-(session.bytes_in + session.bytes_out) // 10_000_000)
+    for used in simulation.usage:
+        truth[used.project, used.meter] += -(-used.quantity // _METERS[used.meter].increment)
+    for rental in simulation.rentals:
+        truth[rental.project, "number_rental"] += 1
+    assert {meter for _, meter in truth} | set(sum(_METERS_OF.values(), ["phone_inbound_minutes"])) == set(_METERS)
+    assert _totals(simulation) == {key: increments for key, increments in truth.items() if increments}
 
 
 def test_a_session_called_exact_is_exact_in_a_world_of_losses() -> None:

@@ -150,7 +150,8 @@ WHERE begun > 0 AND hour < {as_of:DateTime64(3, 'UTC')}
 -- held (R15): from each acquire until the earliest release that is not before it, and at the acquire in any case.
 CREATE OR REPLACE VIEW ${database}.rental_usage ${on_cluster} AS
 SELECT
-    project, number, meters.name AS meter, toDateTime64(toStartOfHour(first_held), 3, 'UTC') AS hour,
+    project, number, meters.name AS meter,
+    fromUnixTimestamp64Milli(intDiv(toUnixTimestamp64Milli(first_held), 3600000) * 3600000, 'UTC') AS hour,
     intDiv(toInt128(meters.unit_size) + meters.increment - 1, toInt128(meters.increment)) AS begun
 FROM
 (

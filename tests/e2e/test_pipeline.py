@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
 import pytest
 
 from pipeline.broker import free_port
@@ -20,8 +21,17 @@ from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.e2e.processes import Process, wait_until
 from tests.faults import feed
+from tests.metering.builders import connected, disconnected, event
 
 _RECORDINGS: Final = sorted((schemas() / "recordings").iterdir())
+#: What is reported rather than timed: sent again with more, a number, and bytes of a session (R13 to R15).
+_REPORTED: Final = [
+    event("usage.recorded", "14:00:00", project="acme", meter="stt_seconds", quantity=1_000),
+    event("usage.recorded", "14:00:30", project="acme", meter="stt_seconds", quantity=2_001),
+    event("number.acquired", "14:00:40", project="acme", number="+15550100") | {"subject": "+15550100"},
+    connected("14:00:00", "PA_reported", room="RM_reported"),
+    disconnected("14:00:50", "PA_reported", room="RM_reported", bytes_in=9_000_000, bytes_out=1_000_001),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         up.start()
         wait_until(up.is_ready)
         produce = ("produce", "--shift-to", shift_to, "--json")
-        summaries = [_run(*produce, str(path), ROOMMETER_KAFKA=fed.kafka)[0] for path in _RECORDINGS]
+        (home / "reported.jsonl").write_bytes(b"\n".join(map(orjson.dumps, _REPORTED)))
+        paths = (*_RECORDINGS, home / "reported.jsonl")
+        summaries = [_run(*produce, str(path), ROOMMETER_KAFKA=fed.kafka)[0] for path in paths]
         wait_until(lambda: feed.is_done(fed, up.address))
         as_of_ms = now_ms()
         wait_until(lambda: up.metric("roommeter_watermark_seconds") > as_of_ms / 1000)
@@ -99,6 +111,15 @@ def test_usage_through_kafka_is_usage_by_replay(observed: Observed) -> None:
     """R10, R20: broker, worker and all give what a plain join of the same events gives, line by line."""
     assert observed.usage == observed.replayed_usage
     assert {line["meter"] for line in observed.usage} >= {"agent_session_minutes", "webrtc_minutes"}
+
+
+def test_what_is_reported_is_metered_through_kafka(observed: Observed) -> None:
+    """R13 to R15: the larger of two quantities, one number, and bytes in and out together."""
+    totals: dict[str, int] = {}
+    for line in observed.usage:
+        totals[line["meter"]] = totals.get(line["meter"], 0) + line["increments"]
+    assert (totals["stt_seconds"], totals["number_rental"]) == (3, 1)
+    assert totals["data_transfer_gb"] >= 2
 
 
 def test_the_rollups_on_the_topic_are_the_usage(observed: Observed) -> None:

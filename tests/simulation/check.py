@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipeline import codec
+from pipeline.metering.quantities import Held, Quantities, Transferred
 from pipeline.metering.rollup import Rollup, follows
 from pipeline.metering.session import Room, Session
 from pipeline.metering.timeline import newest_restart_ms, timeline
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _KINDS = {"agent", "participant", "sip", "ingress", "egress"}
 _TYPES = {
     "room.started", "room.ended", "session.connected", "session.disconnected", "session.aborted", "session.sampled",
-    "session.absent", "job.dispatched", "server.restarted",
+    "session.absent", "job.dispatched", "server.restarted", "usage.recorded", "number.acquired", "number.released",
 }  # fmt: skip
 _SessionKey = tuple[str, str, str]
 
@@ -53,13 +54,29 @@ def _judge(record: LogRecord, max_bytes: int, window_ms: int, skew_ms: int) -> t
         data = document["data"]
         times_ms = [read_time(document["time"])]
         times_ms += [read_time(data[name]) for name in ("connected_at", "started_at") if name in data]
-        is_complete = document["type"] == "server.restarted" or bool(data["project"] and data["room"])
+        is_complete = document["type"] == "server.restarted" or bool(
+            data["project"] and (data["number"] if document["type"].startswith("number.") else data["room"])
+        )
         is_known = data.get("kind", "agent") in _KINDS
     except (ValueError, KeyError, TypeError):
         return "dead", None
     begins_ms = [*times_ms[:1], *(read_time(data["connected_at"]) for _ in range("connected_at" in data))]
     is_in_time = min(begins_ms) >= record.timestamp - window_ms and max(times_ms) <= record.timestamp + skew_ms
     return ("accepted", document) if is_complete and is_known and is_in_time else ("dead", None)
+
+
+def _is_reported(quantities: Quantities, document: Document, time_ms: int) -> bool:
+    """Tell whether what a document reports is stored (R13 to R15)."""
+    data, hour_ms = document["data"], time_ms // MS_PER_HOUR * MS_PER_HOUR
+    if document["type"].startswith("number."):
+        held = quantities.numbers.get((data["project"], data["number"]), Held())
+        return time_ms in (held.acquired_ms if document["type"] == "number.acquired" else held.released_ms)
+    if document["type"] == "usage.recorded":
+        subject = (data["project"], document["source"], document["id"], data["meter"], hour_ms)
+        return subject in quantities.discrete and quantities.discrete[subject].quantity >= data["quantity"]
+    key = (data["project"], data["room"], data["session"], hour_ms)
+    stored = quantities.counters.get(key, Transferred())
+    return all(data.get(name, 0) <= largest for name, largest in stored._asdict().items())
 
 
 class Watch:
@@ -170,8 +187,8 @@ class Watch:
         time_ms, data, event_type = read_time(document["time"]), document["data"], document["type"]
         if event_type == "server.restarted":
             return facts.restarts_ms.get(document["source"], NOT_SEEN_MS) >= time_ms
-        if event_type.startswith("job."):
-            return True
+        if event_type.startswith(("job.", "usage.", "number.")):
+            return event_type.startswith("job.") or _is_reported(facts.quantities, document, time_ms)
         room = facts.rooms.get((data["project"], data["room"]), Room())
         if event_type == "room.ended":
             return time_ms in room.ends_ms
@@ -182,6 +199,7 @@ class Watch:
             return session.absent_at_ms >= time_ms
         return (
             session.last_seen_ms >= time_ms
+            and _is_reported(facts.quantities, document, time_ms)
             and (event_type != "session.connected" or session.connected_at_ms <= time_ms)
             and (event_type not in ("session.disconnected", "session.aborted") or session.disconnected_at_ms <= time_ms)
             and ("connected_at" not in data or session.begun_at_ms <= read_time(data["connected_at"]))

@@ -149,6 +149,8 @@ def draw_options(chance: random.Random, seed: int, start_ms: int) -> Options:
         reused_rooms=often(0.3),
         skew_ms=chance.choice((0, 0, 4 * MS_PER_MINUTE)),
         sample_every_ms=chance.choice((0, 7 * MS_PER_MINUTE)),
+        usage_every_ms=5 * MS_PER_MINUTE if seed % 10 == 0 else 0,
+        numbers=2 if seed % 10 == 0 else 0,
     )
     silence_days = chance.choice((0, 0, 25))
     return Options(

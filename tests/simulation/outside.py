@@ -36,7 +36,8 @@ class Producers(Process):
     def __init__(self, world: World) -> None:
         """Simulate the servers."""
         super().__init__(world, "producers")
-        events, self.truth = simulate(world.options.scenario)
+        simulation = simulate(world.options.scenario)
+        events, self.truth = simulation.events, simulation.truth
         self.planned: list[tuple[int, Document | bytes | None]] = [(at_ms, document) for at_ms, document in events]
         for at_ms, document in events:
             if world.happens(world.options.poison):
