@@ -29,6 +29,7 @@ _EXPECTED: Final = (
     "SpoolUnavailable",
     "MemoryUnavailable",
     "ApiRefused",
+    "UnknownMeter",
 )
 
 
