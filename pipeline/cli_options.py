@@ -30,6 +30,9 @@ _EXPECTED: Final = (
     "MemoryUnavailable",
     "ApiRefused",
     "UnknownMeter",
+    "InvalidTargets",
+    "TargetHalted",
+    "TargetAway",
 )
 
 

@@ -12,9 +12,13 @@ import click
 import pyarrow as pa
 
 from pipeline.cli import main
+from pipeline.delivery import Answer, Later, TargetHalted, judge_status
+from pipeline.delivery_file import read_target
+from pipeline.delivery_targets import Webhook
 from pipeline.export import EXPORTS, QUANTITY, TIME
 from pipeline.settings import Settings
-from tests.metering.builders import ROOT
+from tests.faults.billing import KEY, SECRET
+from tests.metering.builders import METERS, ROOT
 
 _GUIDE: Final = (ROOT / "infra" / "exports.md").read_text()
 _MOST_LINES: Final = 200
@@ -59,7 +63,7 @@ def test_the_guide_is_short() -> None:
 def test_every_command_and_option_exists() -> None:
     """What the guide shows can be typed."""
     typed = _typed()
-    assert {"export"} <= {words[0] for words in typed}
+    assert {"export", "deliver"} <= {words[0] for words in typed}
     assert {tuple(words): unknown for words in typed if (unknown := _unknown(words))} == {}
 
 
@@ -69,9 +73,45 @@ def test_every_environment_variable_is_a_setting() -> None:
     assert {"STORE", "KAFKA"} <= names <= {name.upper() for name in Settings.model_fields}
 
 
+def test_the_file_of_targets_is_read_as_it_stands(tmp_path: Path) -> None:
+    """Every target, with the secrets where it says."""
+    [text] = [block for block in _blocks("toml") if "[stripe]" in block]
+    (tmp_path / "delivery.toml").write_text(text)
+    secrets = {"ROLLUPS_SECRET": SECRET, "STRIPE_KEY": KEY, "OPENMETER_TOKEN": "om"}
+    names = ("webhook", "stripe", "openmeter")
+    assert [read_target(tmp_path / "delivery.toml", name, secrets, METERS).name for name in names] == list(names)
+
+
+def test_the_secret_typed_is_a_signing_secret(tmp_path: Path) -> None:
+    """As Standard Webhooks wants it: `deliver` itself is left out."""
+    [script] = [block for block in _blocks("sh") if "whsec_" in block]
+    secret = _shell(script.partition("\n")[0] + '\nprintf %s "$ROLLUPS_SECRET"', tmp_path)
+    (tmp_path / "delivery.toml").write_text('[webhook]\nurl = "https://x.example"\nsecret_env = "S"\n')
+    assert isinstance(read_target(tmp_path / "delivery.toml", "webhook", {"S": secret}, METERS), Webhook)
+
+
+def test_the_statuses_told_are_judged_so() -> None:
+    """Those that are asked again, and those that stop the delivery."""
+    [later] = re.findall(r"^- \*\*([\d, ]+), 5xx and no answer\*\*", _GUIDE, re.MULTILINE)
+    [halted] = re.findall(r"^- \*\*([\d, ]+) and redirects", _GUIDE, re.MULTILINE)
+    assert _judged(later, Later) == _judged(halted, TargetHalted) == set()
+
+
+def _judged(statuses: str, expected: type[Exception]) -> set[str]:
+    """Return the statuses that are judged otherwise."""
+    wrong = set()
+    for status in re.findall(r"\d+", statuses):
+        try:
+            judge_status(Answer(int(status)))
+        except expected:
+            continue
+        wrong.add(status)
+    return wrong
+
+
 def test_the_exports_run_as_they_are_typed(tmp_path: Path) -> None:
     """On a store with a recorded call: three files, of which the last went through a pipe."""
-    [script] = [block for block in _blocks("sh") if "export" in block]
+    [script] = [block for block in _blocks("sh") if "roommeter export" in block]
     store = f"chdb://{tmp_path}/store"
     replay = f"roommeter replay --project acme {ROOT}/schemas/recordings/livekit-call.jsonl\n"
     _shell(replay + script, tmp_path, ROOMMETER_STORE=store)
