@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import click
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pipeline.delivery_file import read_target
 from pipeline.delivery_targets import Webhook
 from pipeline.export import EXPORTS, QUANTITY, TIME
 from pipeline.settings import Settings
+from pipeline.sources import Known
 from tests.faults.billing import KEY, SECRET
 from tests.metering.builders import METERS, ROOT
 
@@ -63,7 +64,7 @@ def test_the_guide_is_short() -> None:
 def test_every_command_and_option_exists() -> None:
     """What the guide shows can be typed."""
     typed = _typed()
-    assert {"export", "deliver"} <= {words[0] for words in typed}
+    assert {"export", "deliver", "produce"} <= {words[0] for words in typed}
     assert {tuple(words): unknown for words in typed if (unknown := _unknown(words))} == {}
 
 
@@ -107,6 +108,17 @@ def _judged(statuses: str, expected: type[Exception]) -> set[str]:
             continue
         wrong.add(status)
     return wrong
+
+
+def test_every_format_of_llm_usage_is_in_the_table() -> None:
+    """And each is one that `produce` knows, proved by a sample."""
+    formats = re.findall(r"^\| ([\w-]+) \| .* \| the .*`id` \|$|^\| (otlp) \|", _GUIDE, re.MULTILINE)
+    assert {first or second for first, second in formats} == {"litellm", "openai-log", "otlp"} <= set(get_args(Known))
+    assert {path.stem for path in (ROOT / "tests" / "data" / "llm").glob("*.json*")} == {
+        "litellm",
+        "openai-log",
+        "otlp",
+    }
 
 
 def test_the_exports_run_as_they_are_typed(tmp_path: Path) -> None:
