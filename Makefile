@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check bench simulate format lock clean
+.PHONY: help setup run test lint check bench simulate faults faults-long format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,12 @@ bench: setup ## CPU per event, as ratios to a bare loop on this machine
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))
+
+faults: setup ## real processes under real faults, against the oracle: ten minutes (ONLY="kills store" for some)
+	$(BIN)/python -m tests.faults $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
+
+faults-long: setup ## the same in the published sizes: an hour or more; writes tests/faults/RESULTS.md
+	$(BIN)/python -m tests.faults --long $(if $(SEED),--seed $(SEED))
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix

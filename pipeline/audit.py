@@ -187,7 +187,7 @@ def _of_stage(stage: Stage, text: str) -> Difference:
 
 
 def session_hours(totals: Iterable[HourTotals], meters: Meters) -> Checked:
-    """C3: hours add up to the rounded totals of sessions (R1); a session has 1 to 60 minutes of an hour in it."""
+    """C3: hours add up to the rounded totals of subjects (R1); a session has 1 to 60 minutes of an hour in it."""
     result = Checked(Law.SESSION_HOURS)
     for row in totals:
         result.checked += row.sessions
@@ -195,8 +195,9 @@ def session_hours(totals: Iterable[HourTotals], meters: Meters) -> Checked:
             detail = f"hours add up to {row.by_hours} increments, the sessions to {row.by_sessions}"
             result.differences.append(Difference(Law.SESSION_HOURS, detail, row.project, meter=row.meter))
         for hour_ms in row.crowded_hours_ms:
-            most = -(-MS_PER_HOUR // meters[row.meter].increment)
-            detail = f"the hour has less than 1 or more than {most} increments for each session in it"
+            meter = meters[row.meter]
+            most = f" or more than {-(-MS_PER_HOUR // meter.increment)}" if meter.measures == "session" else ""
+            detail = f"the hour has less than 1{most} increments for each session in it"
             holds = frozenset({(row.project, hour_ms)})
             result.differences.append(
                 Difference(Law.SESSION_HOURS, detail, row.project, hour_ms, row.meter, holds=holds)

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 _BY_HOURS: Final = """
 SELECT
-    project, meter, sum(increments), toUnixTimestamp64Milli(max(hour)),
+    project, meter, sum(toInt128(increments)), toUnixTimestamp64Milli(max(hour)),
     groupArrayIf(100)(toUnixTimestamp64Milli(hour),
-        increments < sessions OR increments > sessions * intDiv(3600000 + increment - 1, increment))
+        increments < sessions
+        OR (measures = 'session' AND increments > sessions * intDiv(3600000 + increment - 1, increment))
+        OR (measures = 'rental' AND increments != sessions * intDiv(unit_size + increment - 1, increment)))
 FROM usage_hourly(
     as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
     from = {from:DateTime64(3, 'UTC')}, to = {to:DateTime64(3, 'UTC')}, project = {project:String}) AS cells
-INNER JOIN (SELECT name, increment FROM meters) AS meters ON cells.meter = meters.name
+INNER JOIN (SELECT name, measures, increment, unit_size FROM meters) AS meters ON cells.meter = meters.name
 GROUP BY project, meter
 """
 #: Increments begun before `to` less those begun before `from`: what the hours between have to add up to (R1).
@@ -41,6 +43,90 @@ FROM session_timelines(
 INNER JOIN (SELECT name, kind, with_number, increment FROM meters WHERE measures = 'session') AS meters
     ON sessions.kind = meters.kind
 WHERE (number != '' OR NOT with_number) AND started_at < {as_of:DateTime64(3, 'UTC')}
+GROUP BY project, meters.name
+"""
+#: The same of counters and usage events (R13, R14): from two maxima of each subject, where the view runs through hours.
+_BY_REPORTS: Final = """
+SELECT project, meter, sum(upto - before), countIf(upto > before)
+FROM
+(
+    SELECT
+        project, meters.name AS meter,
+        intDiv(toInt128(maxIf(bytes_in, is_in)) + maxIf(bytes_out, is_in) + step - 1, step) AS upto,
+        intDiv(toInt128(maxIf(bytes_in, is_before)) + maxIf(bytes_out, is_before) + step - 1, step) AS before
+    FROM
+    (
+        SELECT *, hour < {to:DateTime64(3, 'UTC')} AND hour < {as_of:DateTime64(3, 'UTC')} AS is_in,
+            is_in AND hour < {from:DateTime64(3, 'UTC')} AS is_before
+        FROM counter_facts
+        WHERE {project:String} = '' OR project = {project:String}
+    ) AS reports
+    CROSS JOIN (SELECT name, toInt128(increment) AS step FROM meters WHERE measures = 'counter') AS meters
+    WHERE (project, room, session) IN (
+        SELECT project, room, session
+        FROM session_timelines(
+            as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
+            active_since = {from:DateTime64(3, 'UTC')}, project = {project:String})
+        WHERE started_at < {as_of:DateTime64(3, 'UTC')})
+    GROUP BY project, room, session, meters.name, step
+    UNION ALL
+    SELECT
+        project, counts_on AS meter, intDiv(most_of_it + step - 1, step) AS upto,
+        intDiv(most_of_it_before + step - 1, step) AS before
+    FROM
+    (
+        SELECT
+            project, max(name) AS counts_on, argMax(most, name) AS most_of_it,
+            argMax(most_before, name) AS most_of_it_before
+        FROM
+        (
+            SELECT
+                project, source, id, meter AS name,
+                least({to:DateTime64(3, 'UTC')}, {as_of:DateTime64(3, 'UTC')}) AS until,
+                toInt128(maxIf(quantity, hour < until)) AS most,
+                toInt128(maxIf(quantity, hour < least({from:DateTime64(3, 'UTC')}, until))) AS most_before
+            FROM discrete_facts
+            WHERE {project:String} = '' OR project = {project:String}
+            GROUP BY project, source, id, meter
+        )
+        GROUP BY project, source, id
+    ) AS reports
+    INNER JOIN (SELECT name, toInt128(increment) AS step FROM meters WHERE measures = 'discrete') AS meters
+        ON reports.counts_on = meters.name
+)
+GROUP BY project, meter
+HAVING sum(upto - before) > 0
+"""
+#: And of numbers (R15): month by month of the window, whether each was held in it.
+_BY_NUMBERS: Final = """
+SELECT project, meters.name, sum(units), count()
+FROM
+(
+    SELECT project, arrayJoin(arrayMap(n -> addMonths(first_month, n), range(0, months))) AS month,
+        arrayExists(
+            at -> at < month AND NOT arrayExists(back -> back >= at AND back <= month, given), taken) AS is_kept,
+        arrayFilter(at -> at >= month AND at < addMonths(month, 1), taken) AS taken_in_it,
+        arrayMin(if(is_kept, [month], arrayPushBack(taken_in_it, {to:DateTime64(3, 'UTC')}))) AS held_from
+    FROM
+    (
+        SELECT
+            project, number, groupUniqArrayArray(released) AS given,
+            arrayFilter(at -> at < {as_of:DateTime64(3, 'UTC')}, groupUniqArrayArray(acquired)) AS taken,
+            arrayMin(taken) AS first,
+            makeDateTime64(toYear(first), toMonth(first), 1, 0, 0, 0, 0, 3, 'UTC') AS first_month,
+            1 + dateDiff('month', first, {as_of:DateTime64(3, 'UTC')}) AS months
+        FROM number_facts
+        WHERE {project:String} = '' OR project = {project:String}
+        GROUP BY project, number
+        HAVING notEmpty(taken)
+    )
+) AS held
+CROSS JOIN
+(
+    SELECT name, intDiv(unit_size + increment - 1, increment) AS units FROM meters WHERE measures = 'rental'
+) AS meters
+WHERE held_from < least({as_of:DateTime64(3, 'UTC')}, {to:DateTime64(3, 'UTC')})
+    AND held_from >= {from:DateTime64(3, 'UTC')}
 GROUP BY project, meters.name
 """
 _LIVES: Final = """
@@ -138,11 +224,15 @@ class BillStore:
         """Return, by project and meter, what the hours and what the sessions of a window add up to."""
         asked = self._asked(window, as_of_ms)
         by_hours = {(row[0], row[1]): row[2:] for row in self._store.query(_BY_HOURS, **asked)}
-        by_sessions = {(row[0], row[1]): row[2:] for row in self._store.query(_BY_SESSIONS, **asked)}
+        by_subjects = {
+            (row[0], row[1]): row[2:]
+            for question in (_BY_SESSIONS, _BY_REPORTS, _BY_NUMBERS)
+            for row in self._store.query(question, **asked)
+        }
         found = []
-        for key in sorted(by_hours.keys() | by_sessions.keys()):
+        for key in sorted(by_hours.keys() | by_subjects.keys()):
             hours, _, crowded = by_hours.get(key, (0, 0, ()))
-            increments, sessions = by_sessions.get(key, (0, 0))
+            increments, sessions = by_subjects.get(key, (0, 0))
             found.append(HourTotals(*key, hours, increments, sessions, tuple(crowded)))
         return found
 

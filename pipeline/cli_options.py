@@ -20,6 +20,7 @@ _EXPECTED: Final = (
     "KafkaAway",
     "TopicMismatch",
     "OffsetsLost",
+    "PartitionsAdded",
     "SendRefused",
     "BrokerUnavailable",
     "UnreadableFile",

@@ -48,6 +48,9 @@ _UNKNOWN_CODES: Final = frozenset({16, 46, 47, 60, 81})
 #: A batch of late events may touch any number of months; refusing it would stop the partition for ever.
 #: And readers join rows anyway: joining them at the insert only costs a third more there.
 _INSERT: Final = {"max_partitions_per_insert_block": "0", "optimize_on_insert": "0"}
+#: Planning takes most of a small query's time. This rewriting of comparisons finds nothing in our views, and takes half
+#: of it (measured: 183 ms of CPU for the usage of an empty store with it, 94 ms without).
+_QUERY: Final = {"optimize_and_compare_chain": "0"}
 #: Offsets are committed after a write: with replicas, a majority has to have it by then.
 _MAJORITY: Final = {"insert_quorum": "auto"}
 
@@ -148,6 +151,8 @@ class Store:
         self._client = client
         self._target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
+        known = client.server_settings  # a reader may be allowed to change none
+        self._query_settings = {name: _QUERY[name] for name in _QUERY if name in known and not known[name].readonly}
 
     @classmethod
     def open(cls, dsn: str, database: str = "roommeter", cluster: str = "") -> Self:
@@ -282,7 +287,7 @@ class Store:
     def query(self, sql: str, **parameters: object) -> Sequence[Any]:
         """Return the rows that a query gives; its text is constant, its values are bound."""
         with _translated():
-            return self._client.query(sql, parameters).result_rows
+            return self._client.query(sql, parameters, settings=self._query_settings).result_rows
 
 
 def chdb_directory(dsn: str) -> Path | None:

@@ -78,9 +78,18 @@ def split_key(key: bytes) -> tuple[str, ...]:
     return tuple(key.decode().split(_SEPARATOR))
 
 
+def _compact(fields: tuple[Any, ...]) -> bytes:
+    """Write what a batch keeps thousands of, in memory of its own size.
+
+    What orjson returns leaves a kilobyte of working memory beside it unused, and touching so many fresh pages
+    takes longer than the writing. A slice is a copy.
+    """
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)[:-1]
+
+
 def encode_room(room: Room) -> bytes:
     """Write a room's own facts for the changelog; its sessions have entries of their own."""
-    return orjson.dumps((list(room.ends_ms), room.started_at_ms))
+    return _compact((list(room.ends_ms), room.started_at_ms))
 
 
 def decode_room(payload: bytes) -> Room:
@@ -91,7 +100,7 @@ def decode_room(payload: bytes) -> Room:
 
 def encode_session(session: Session) -> bytes:
     """Write a session's facts for the changelog, compactly: a list in the order of its fields."""
-    return orjson.dumps(
+    return _compact(
         (
             session.kind,
             session.number,

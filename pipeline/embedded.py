@@ -22,7 +22,7 @@ from pipeline.endpoint import Endpoint
 from pipeline.gateway import Gateway, make_border, serving
 from pipeline.http import Readiness, make_app, serve
 from pipeline.janus_memory import JanusMemory
-from pipeline.kafka import KafkaAway, create_topics, end_offsets
+from pipeline.kafka import KafkaAway, create_topics, end_offsets, extend_topic
 from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
 from pipeline.metrics import Metrics
 from pipeline.outbox import Outbox
@@ -111,13 +111,14 @@ def _open(settings: Settings) -> Store:
 async def _declare(settings: Settings) -> Settings:
     """Create the topics that are missing; return the settings with the partitions that lifecycle really has.
 
-    The changelog of the worker's table must have as many, or Faust would not assign them together.
+    The changelog of the worker's table gets as many: Faust assigns them together, also when partitions were added.
     """
     lifecycle = topics(settings).lifecycle
     await create_topics(settings.kafka, [lifecycle])
     partitions = len(await end_offsets(settings.kafka, lifecycle.name))
     actual = settings.model_copy(update={"partitions": partitions})
     await create_topics(settings.kafka, topics(actual).all())
+    await extend_topic(settings.kafka, topics(actual).rooms_changelog)
     return actual
 
 

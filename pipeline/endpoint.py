@@ -204,7 +204,8 @@ class Endpoint:
         """Return the list of a SET statement; `readonly` stands last, because nothing can be set after it."""
         if query.reading:
             settings = statement.reader_settings(query.url, self._limits.settings())
-            settings |= {"log_comment": self._tag, "enable_http_compression": "1", "readonly": "1"}
+            settings |= {"log_comment": self._tag, "enable_http_compression": "1"}
+            settings |= {"optimize_and_compare_chain": "0", "readonly": "1"}  # planning our views takes half the time
         else:
             settings = {"enable_http_compression": "1"} | statement.query_settings(query.url)
         quote = "'"

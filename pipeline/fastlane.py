@@ -66,6 +66,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self.stop_flow()
         await self.no_poll_under_way.wait()
         await super().perform_seek()
+        # Where nothing was ever committed, that seek leaves the position behind what a poll brought and nobody got.
+        unread = [tp for tp in self.assignment() if not self._is_changelog_tp(tp) and not self._read_offset.get(tp)]
+        if unread:
+            await self._thread.seek_to_beginning(*map(driver.ensure_aiokafka_TP, unread))
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Poll until stopped: changelog records into the table, all others into the channel."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
@@ -96,6 +96,19 @@ async def create_topics(bootstrap: str, topics: Iterable[Topic]) -> list[str]:
         for name in existing:
             await _check_clock(admin, bootstrap, wanted[name])
     return [name for name in wanted if name not in existing]
+
+
+async def extend_topic(bootstrap: str, topic: Topic) -> None:
+    """Return when a topic has as many partitions as declared, or more.
+
+    Raises KafkaAway after adding what was missing: it takes the brokers a moment.
+    """
+    async with _admin(bootstrap) as admin:
+        [described] = await _described(admin, [topic.name])
+        found = len(described["partitions"])
+        if found < topic.partitions:
+            await admin.create_partitions({topic.name: NewPartitions(topic.partitions)})
+            raise KafkaAway(f"topic {topic.name!r} had {found} partitions and is getting {topic.partitions}")
 
 
 async def _described(admin: Any, names: list[str]) -> list[Any]:

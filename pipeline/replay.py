@@ -49,5 +49,5 @@ def replay(
     lines = (Line(topic, 0, offset, now_ms, None, payload) for offset, payload in enumerate(payloads))
     while batch := list(islice(lines, batch_events)):
         changes = Tracker(meters, policy).apply(batch)
-        store.write(Batch(changes.sessions, changes.rooms, changes.restarts, changes.events))
+        store.write(Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities))
         yield Counter(event.disposition for event in changes.events)

@@ -1,7 +1,7 @@
 """What goes into the store and what is asked of it: batches of facts as Arrow columns, and queries as values."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from pipeline.metering.events import Amendment, Event
 from pipeline.metering.meters import Meters
+from pipeline.metering.quantities import Quantities
 from pipeline.metering.rollup import Rollup, quantities
 from pipeline.metering.session import Room, Session
 from pipeline.metering.timeline import ORPHAN_AFTER_MS
 from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS, format_time
+from pipeline.quantity_rows import quantity_tables
 
 SessionFacts = tuple[str, str, str, Session]
 """Project, room, session id and the facts."""
@@ -37,6 +39,7 @@ class Batch:
     rooms: Sequence[RoomFacts] = ()
     restarts: Sequence[tuple[str, int]] = ()
     events: Sequence[EventRow] = ()
+    quantities: Quantities = field(default_factory=Quantities)
 
     def tables(self) -> list[tuple[str, pa.Table]]:
         """Return the tables to insert into, with their rows, in the order in which to insert them.
@@ -51,7 +54,8 @@ class Batch:
             ("events", _event_columns, self.events),
             ("progress", _progress_columns, self.events),
         ]
-        return [(name, pa.table(encode(rows))) for name, encode, rows in columns if rows]
+        facts = [(name, pa.table(encode(rows))) for name, encode, rows in columns if rows]
+        return [*quantity_tables(self.quantities), *facts]
 
     def _amendments(self) -> list[tuple[str, str, str, Amendment]]:
         """Return every amendment here, those too that a greater one outdid: they are the trail (R12)."""
@@ -136,7 +140,7 @@ def timestamp(time_ms: int) -> str:
 def rollup_table(rollups: Iterable[Rollup], meters: Meters) -> pa.Table:
     """Return rollups as the columns of the table `rollups`.
 
-    A quantity that needs more than nine decimals is an error (pyarrow.ArrowInvalid): it is never rounded.
+    A quantity of more than 38 digits is an error (pyarrow.ArrowInvalid): it is never rounded.
     """
     rows = [(*rollup, rollup.id, rollup.status, *quantities(rollup, meters)) for rollup in rollups]
     names = (*_ROLLUP_TYPES, "id", "status", "quantity", "quantity_open", "delta")

@@ -14,6 +14,7 @@ from pipeline import codec, deadletter
 from pipeline.messages import Headers
 from pipeline.metering.events import Event, InvalidEvent, check_window
 from pipeline.metering.meters import Meters
+from pipeline.metering.quantities import Quantities
 from pipeline.metering.session import Facts, Room, RoomKey, Session
 from pipeline.metering.timeline import is_live
 
@@ -80,6 +81,7 @@ class Changes:
     rooms: list[tuple[str, str, Room]] = field(default_factory=list)
     restarts: list[tuple[str, int]] = field(default_factory=list)
     events: list[RawEvent] = field(default_factory=list)
+    quantities: Quantities = field(default_factory=Quantities)
     changelog: defaultdict[int, list[ChangelogEntry]] = field(default_factory=lambda: defaultdict(list))
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
@@ -116,6 +118,9 @@ class Tracker:
                 touched[number, event.project or event.source, event.room, event.session] = None
         for number, name, room_name, session_name in touched:
             self._collect(changes, number, name, room_name, session_name)
+        for facts in self.partitions.values():
+            if facts.quantities:
+                changes.quantities.join(facts.take_quantities())
         return changes
 
     def _facts(self, number: int) -> Facts:

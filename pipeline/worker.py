@@ -40,6 +40,10 @@ EVICT_INTERVAL_MS: Final = 60_000
 POLL_RECORDS: Final = 8_000
 
 
+class PartitionsAdded(RuntimeError):
+    """The lifecycle topic has more partitions than when this worker started; the message says what to do."""
+
+
 class Worker:
     """One worker process's Faust app with its table of rooms, and what it writes to."""
 
@@ -126,13 +130,23 @@ class Worker:
         """Decode, join, write, acknowledge: the agent."""
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
+                self._check_partitions(batch.tp.partition for batch in batches)
                 changes = self.tracker.apply(record for batch in batches for record in batch.records)
                 await self._stop_at_limit(changes)
-                rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events)
+                rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities)
                 await self._when_available(partial(self._store.write, rows))
                 await self._bury(changes.dead_letters)
                 await self.app.changelog(self._table, changes.changelog)
             await self._after(changes)
+
+    def _check_partitions(self, partitions: Iterable[int]) -> None:
+        """Refuse records of partitions that the changelog has no counterpart for; nothing of them is acknowledged."""
+        known = self._topics.lifecycle.partitions
+        if max(partitions) >= known:
+            raise PartitionsAdded(
+                f"topic {self._topics.lifecycle.name!r} had {known} partitions and has got more: start every worker "
+                "again, the first one adds them to the changelog; nothing is lost"
+            )
 
     async def _stop_at_limit(self, changes: Changes) -> None:
         """Wait for ever, before anything is written, when nearly everything would be a dead letter (R22).

@@ -26,6 +26,4 @@ EQUIVALENT: Final[dict[str, str]] = {
     "events.parse_event: quick_event(document) or careful_event(document, meters) -> careful_event(document, meters)": (
         "the same event, read more slowly"
     ),
-    "units.parse_time: digits < '60' -> digits <= '60'": "five digits are never equal to two",
-    "units.parse_time: '60' -> '60~'": "second 60 is the first of the next minute on either way",
 }

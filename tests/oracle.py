@@ -2,7 +2,8 @@
 
 It shares no code with `pipeline`: it keeps every event in lists, finds what it needs by scanning them
 anew, and puts each minute that a session has begun into a set. It covers the rules R1 to R9, R12 and R16
-for meters of time. Events are canonical documents (dicts) that are valid; other types are passed over.
+for meters of time; what is reported rather than timed (R13 to R15) is in `tests.oracle_counted`. Events are
+canonical documents (dicts) that are valid; other types are passed over.
 
 Where the rules leave a tie open, this is how it is read: silence of exactly `orphan_after` is silence
 for `orphan_after`; a restart in the very millisecond of a session's start did not interrupt it; and of
@@ -11,8 +12,9 @@ several kinds or numbers that one session reported, the greatest text counts (R1
 
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
+
+from tests.oracle_counted import counted, read_time
 
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 3_600_000
@@ -20,7 +22,6 @@ _DAY_MS: Final = 86_400_000
 _NEVER_MS: Final = 2**62
 #: What is said of a session by somebody who did not see it.
 _NO_SIGNS: Final = frozenset({"session.absent", "session.amended"})
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: R16: the meters of time that a kind of session feeds, and whether they need a rented number.
 METERS_OF_KIND: Final = {
@@ -68,13 +69,30 @@ def oracle(
 ) -> dict[MeterHour, tuple[int, int, int]]:
     """Return (increments, increments of open sessions, sessions) by project, meter and hour."""
     cells: dict[MeterHour, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
+    events = list(events)
     logs = _logs(events)
     for (project, _, _), log in logs.items():
         for hour_ms, minutes, minutes_open in _hours(log, as_of_ms, orphan_after_ms):
             for meter in _meters(log.own):
                 total, total_open, sessions = cells[project, meter, hour_ms]
                 cells[project, meter, hour_ms] = (total + minutes, total_open + minutes_open, sessions + 1)
+    starts_ms = {key: _start_ms(log.own) for key, log in logs.items()}
+    for cell in counted(events, starts_ms, as_of_ms):
+        total, total_open, subjects = cells[cell.project, cell.meter, cell.hour_ms]
+        cells[cell.project, cell.meter, cell.hour_ms] = (total + cell.increments, total_open, subjects + 1)
     return dict(cells)
+
+
+def oracle_lines(
+    events: Iterable[dict[str, Any]], as_of_ms: int, orphan_after_ms: int = _DAY_MS
+) -> dict[tuple[str, str, str, str, int], tuple[int, int]]:
+    """Return (minutes, minutes while open) by project, meter, room, session and hour; meter '' where it feeds none."""
+    return {
+        (key[0], meter, key[1], key[2], hour_ms): (minutes, minutes_open)
+        for key, log in _logs(events).items()
+        for hour_ms, minutes, minutes_open in _hours(log, as_of_ms, orphan_after_ms)
+        for meter in _meters(log.own) or [""]
+    }
 
 
 def oracle_sessions(
@@ -93,13 +111,6 @@ def oracle_verdicts(
 ) -> dict[tuple[str, str, str], Verdict | None]:
     """Return what the rules say of every session (project, room, session); None where it never started."""
     return {key: _verdict(log, as_of_ms, orphan_after_ms) for key, log in _logs(events).items()}
-
-
-def read_time(text: str) -> int:
-    """Read an RFC 3339 time in ms since the epoch; a leap second is the first instant of the next minute."""
-    is_leap = text[17:19] == "60"
-    gap = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if is_leap else text) - _EPOCH
-    return gap.days * _DAY_MS + gap.seconds * 1_000 + gap.microseconds // 1_000 + (1_000 if is_leap else 0)
 
 
 def _logs(events: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], _Log]:
@@ -162,6 +173,12 @@ def _verdict(log: _Log, as_of_ms: int, orphan_after_ms: int) -> Verdict | None:
         end_ms, is_skewed = max(start_ms, seen_ms), seen_ms < start_ms
         return Verdict(start_ms, end_ms, is_inferred, end_presumed=True, clock_skew=is_skewed, amended=bool(amended))
     return Verdict(start_ms, None, is_inferred, end_presumed=False, clock_skew=False, amended=bool(amended))
+
+
+def _start_ms(own: list[_Fact]) -> int | None:
+    """S, as it does not depend on ends, rooms or servers (R3, R12)."""
+    verdict = _verdict(_Log(own, [], []), 0, _DAY_MS)
+    return verdict.start_ms if verdict else None
 
 
 def _gone_ms(own: list[_Fact], start_ms: int) -> int:

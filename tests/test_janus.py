@@ -37,8 +37,8 @@ def _facts(documents: list[dict[str, Any]]) -> Facts:
 def _minutes(documents: list[dict[str, Any]]) -> int:
     """Return the WebRTC minutes that canonical events bill, through the core."""
     cells = usage(_facts(documents), _METERS, _T0_US // 1000 + 100 * MS_PER_DAY)
-    assert {meter for _, meter, _ in cells} <= {"webrtc_minutes"}
-    return sum(cell.increments for cell in cells.values())
+    assert {meter for _, meter, _ in cells} <= {"webrtc_minutes", "data_transfer_gb"}
+    return sum(cell.increments for (_, meter, _), cell in cells.items() if meter == "webrtc_minutes")
 
 
 def _event(event_type: int, at_s: int, body: dict[str, Any], handle: int | None = _PUBLISHER) -> dict[str, Any]:

@@ -79,6 +79,17 @@ class Amendment(NamedTuple):
     reason: str
 
 
+class Attribution(NamedTuple):
+    """Whom discrete usage is ascribed to, by its producer; `key` is an id or fingerprint, never a secret. ms."""
+
+    model: str = ""
+    endpoint: str = ""
+    team: str = ""
+    key: str = ""
+    status: str = ""
+    latency_ms: int = 0
+
+
 class Event(NamedTuple):
     """One immutable fact from a producer (CloudEvents 1.0); '' and None where it says nothing.
 
@@ -104,6 +115,7 @@ class Event(NamedTuple):
     meter: str = ""
     quantity: int | None = None
     amendment: Amendment | None = None
+    attribution: Attribution | None = None
 
 
 _REQUIRED: Final[dict[EventType, tuple[str, ...]]] = {
@@ -133,7 +145,7 @@ _OPTIONAL: Final[dict[EventType, tuple[str, ...]]] = {
     EventType.SESSION_AMENDED: ("void", "started_at", "ended_at"),
     EventType.JOB_DISPATCHED: ("agent", "identity"),
     EventType.JOB_ENDED: ("agent", "identity"),
-    EventType.USAGE_RECORDED: ("room", "session"),
+    EventType.USAGE_RECORDED: ("room", "session", *Attribution._fields),
 }
 _TYPES: Final = {str(member): member for member in EventType}
 # Bound once: reading a member from its class costs 100 ns, several times per event.
@@ -215,6 +227,7 @@ def quick_event(document: dict[str, Any]) -> Event | None:
             "",
             None,
             None,
+            None,
         )
         return tuple.__new__(Event, fields)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -240,6 +253,8 @@ def careful_event(document: dict[str, Any], meters: Container[str]) -> Event | N
     values.pop("job", None)
     if event_type is EventType.SESSION_AMENDED:
         values["amendment"] = _amendment(values)
+    elif labels := {name: values.pop(name) for name in Attribution._fields if name in values}:
+        values["attribution"] = Attribution(**labels)
     return Event(event_type, _required(document, "id"), intern(_required(document, "source")), time_ms, **values)
 
 
@@ -353,7 +368,7 @@ def _time(name: str, value: object) -> int:
 _RENAMED: Final = {name: f"{name}_ms" for name in ("connected_at", "started_at", "ended_at")}
 _CHECKS: Final[dict[str, _Check]] = {
     **dict.fromkeys(_RENAMED, _time),
-    **dict.fromkeys(("bytes_in", "bytes_out", "quantity", "epoch"), _count),
+    **dict.fromkeys(("bytes_in", "bytes_out", "quantity", "epoch", "latency_ms"), _count),
     "void": _flag,
 }
 _FIELDS: Final = {

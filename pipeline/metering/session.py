@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from pipeline.metering.events import Amendment, Event, EventType
+from pipeline.metering.quantities import Quantities
 from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS
 
 RoomKey = tuple[str, str]
@@ -161,10 +162,11 @@ _OF_A_ROOM = frozenset(
 
 @dataclass(slots=True)
 class Facts:
-    """All that is known: rooms with their sessions, and the newest restart of each server, in ms (R9)."""
+    """All that is known: rooms with their sessions, each server's newest restart in ms (R9), and what was reported."""
 
     rooms: dict[RoomKey, Room] = field(default_factory=dict)
     restarts_ms: dict[str, int] = field(default_factory=dict)
+    quantities: Quantities = field(default_factory=Quantities)
 
     def observe(self, event: Event) -> bool:
         """Join one event; tell whether it says anything of a session, a room or a server."""
@@ -174,10 +176,13 @@ class Facts:
             if room is None:
                 room = self.rooms[key] = Room()
             room.observe(event)
+            if event.bytes_in is not None or event.bytes_out is not None:
+                self.quantities.observe(event)
             return True
         if event.type is EventType.SERVER_RESTARTED:
             self.restarts_ms[event.source] = max(self.restarts_ms.get(event.source, NOT_SEEN_MS), event.time_ms)
             return True
+        self.quantities.observe(event)
         return False
 
     def join(self, other: "Facts") -> None:
@@ -186,6 +191,12 @@ class Facts:
             self.rooms.setdefault(key, Room()).join(room)
         for source, restarted_at_ms in other.restarts_ms.items():
             self.restarts_ms[source] = max(self.restarts_ms.get(source, NOT_SEEN_MS), restarted_at_ms)
+        self.quantities.join(other.quantities)
+
+    def take_quantities(self) -> Quantities:
+        """Return what was reported since this was last asked, and forget it: the store joins it."""
+        taken, self.quantities = self.quantities, Quantities()
+        return taken
 
     def sessions(self) -> Iterator[tuple[RoomKey, str, Session]]:
         """Yield every session with its room's key and its own id."""

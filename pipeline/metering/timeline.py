@@ -43,10 +43,9 @@ def timeline(
     `restarted_at_ms` is the newest restart of any server that reported this session (R9).
     """
     amendment = session.amendment or _AS_OBSERVED
-    is_start_set = amendment.started_at_ms != NEVER_MS
-    start_inferred = session.connected_at_ms == NEVER_MS and not is_start_set
-    started_at_ms = amendment.started_at_ms if is_start_set else observed_start_ms(session)
-    if started_at_ms == NEVER_MS or amendment.is_void:
+    start_inferred = session.connected_at_ms == NEVER_MS and amendment.started_at_ms == NEVER_MS
+    started_at_ms = start_ms(session)
+    if started_at_ms == NEVER_MS:
         return None
     ended_at_ms = amendment.ended_at_ms
     if ended_at_ms == NEVER_MS:
@@ -77,6 +76,14 @@ def _is_orphan(started_at_ms: int, last_seen_ms: int, gone_at_ms: int, silent_si
     """R9: silent for too long, or since its room or server began anew, or its server did not know it any more."""
     is_gone = gone_at_ms > started_at_ms and gone_at_ms >= last_seen_ms
     return is_gone or last_seen_ms <= silent_since_ms
+
+
+def start_ms(session: Session) -> int:
+    """Return S: the amended start (R12), else the observed one (R3); NEVER_MS without one, or where it is void."""
+    amendment = session.amendment or _AS_OBSERVED
+    if amendment.is_void:
+        return NEVER_MS
+    return observed_start_ms(session) if amendment.started_at_ms == NEVER_MS else amendment.started_at_ms
 
 
 def observed_start_ms(session: Session) -> int:

@@ -1,11 +1,13 @@
-"""The one law (R1) on sessions: increments by the hour in which they begin."""
+"""The one law (R1): increments by the hour in which they begin; here of sessions, in `counted` of all else."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
-from pipeline.metering.meters import Meter, Meters
-from pipeline.metering.session import Facts, Session
-from pipeline.metering.timeline import ORPHAN_AFTER_MS, Timeline, newest_restart_ms, timeline
+from pipeline.metering.counted import held_by_hour, reported_by_hour
+from pipeline.metering.events import MAX_QUANTITY
+from pipeline.metering.meters import Measures, Meter, Meters
+from pipeline.metering.session import Facts, Room, Session
+from pipeline.metering.timeline import ORPHAN_AFTER_MS, Timeline, newest_restart_ms, start_ms, timeline
 from pipeline.metering.units import MS_PER_HOUR, div_ceil, hour_of
 
 CellKey = tuple[str, str, int]
@@ -13,11 +15,20 @@ CellKey = tuple[str, str, int]
 
 
 class Usage(NamedTuple):
-    """One cell's usage in increments; `increments_open` is the part of sessions still open (R8)."""
+    """One cell's usage in increments; `increments_open` is the part of sessions still open (R8).
+
+    `sessions` counts subjects: sessions, usage events, or numbers.
+    """
 
     increments: int
     increments_open: int
     sessions: int
+
+
+Share = tuple[CellKey, int, int]
+"""What one subject adds to a cell: increments, and those of them that are open."""
+
+_NOTHING: Final = Usage(0, 0, 0)
 
 
 def billed(elapsed_ms: int, increment_ms: int) -> int:
@@ -55,31 +66,66 @@ def metered_until_ms(line: Timeline, as_of_ms: int) -> int:
 
 
 def usage(facts: Facts, meters: Meters, as_of_ms: int, orphan_after_ms: int = ORPHAN_AFTER_MS) -> dict[CellKey, Usage]:
-    """Return the usage of every project, meter and hour as of a moment, from facts alone (R1 to R9).
+    """Return the usage of every project, meter and hour as of a moment, from facts alone (R1 to R9, R13 to R15).
 
-    Sessions that start at or after `as_of` have begun no increment yet and do not appear.
+    Sessions that start at or after `as_of` have begun no increment yet and do not appear. A cell holds 64 bits: more
+    is absurd, and shown as the most there is rather than stopping everybody's bill.
     """
     cells: dict[CellKey, Usage] = {}
+    for meter in meters.values():
+        for key, increments, increments_open in _BY_MEASURE[meter.measures](facts, meter, as_of_ms, orphan_after_ms):
+            cell = cells.get(key, _NOTHING)
+            cells[key] = Usage(
+                min(cell.increments + increments, MAX_QUANTITY),
+                cell.increments_open + increments_open,
+                cell.sessions + 1,
+            )
+    return cells
+
+
+def _of_sessions(facts: Facts, meter: Meter, as_of_ms: int, orphan_after_ms: int) -> Iterator[Share]:
     for (project, room_name), name, session in facts.sessions():
-        line = timeline(
-            session,
-            facts.rooms[project, room_name],
-            newest_restart_ms(session, facts.restarts_ms),
-            as_of_ms,
-            orphan_after_ms,
-        )
+        if not feeds(session, meter):
+            continue
+        room = facts.rooms[project, room_name]
+        restarted_at_ms = newest_restart_ms(session, facts.restarts_ms)
+        line = timeline(session, room, restarted_at_ms, as_of_ms, orphan_after_ms)
         if line is None or line.started_at_ms >= as_of_ms:
             continue
         assert name, "a session without an id cannot have been joined"
         until_ms = metered_until_ms(line, as_of_ms)
-        for meter in meters.values():
-            if feeds(session, meter):
-                for hour_ms, increments in increments_by_hour(line.started_at_ms, until_ms, meter.increment):
-                    key = (project, meter.name, hour_ms)
-                    cell = cells.get(key, Usage(0, 0, 0))
-                    cells[key] = Usage(
-                        cell.increments + increments,
-                        cell.increments_open + (increments if line.is_open() else 0),
-                        cell.sessions + 1,
-                    )
-    return cells
+        for hour_ms, increments in increments_by_hour(line.started_at_ms, until_ms, meter.increment):
+            yield (project, meter.name, hour_ms), increments, increments if line.is_open() else 0
+
+
+def _of_counters(facts: Facts, meter: Meter, as_of_ms: int, _orphan_after_ms: int) -> Iterator[Share]:
+    """R13: of every session that connected, also where nobody told its kind."""
+    for (project, room_name, name), reports in facts.quantities.of_sessions():
+        room = facts.rooms.get((project, room_name), Room())
+        if start_ms(room.sessions.get(name, Session())) < as_of_ms:
+            for hour_ms, increments in reported_by_hour(reports, meter.increment, as_of_ms):
+                yield (project, meter.name, hour_ms), increments, 0
+
+
+def _of_events(facts: Facts, meter: Meter, as_of_ms: int, _orphan_after_ms: int) -> Iterator[Share]:
+    """R14: each usage event for itself."""
+    for project, name, reports in facts.quantities.of_events():
+        if name == meter.name:
+            amounts = {hour_ms: (recorded.quantity,) for hour_ms, recorded in reports.items()}
+            for hour_ms, increments in reported_by_hour(amounts, meter.increment, as_of_ms):
+                yield (project, meter.name, hour_ms), increments, 0
+
+
+def _of_rentals(facts: Facts, meter: Meter, as_of_ms: int, _orphan_after_ms: int) -> Iterator[Share]:
+    """R15: a number and month is a subject, whose Q jumps from 0 to one unit."""
+    for (project, _), held in facts.quantities.numbers.items():
+        for hour_ms in held_by_hour(held, as_of_ms):
+            yield (project, meter.name, hour_ms), div_ceil(meter.unit_size, meter.increment), 0
+
+
+_BY_MEASURE: Final[dict[Measures, Callable[[Facts, Meter, int, int], Iterator[Share]]]] = {
+    "session": _of_sessions,
+    "counter": _of_counters,
+    "discrete": _of_events,
+    "rental": _of_rentals,
+}

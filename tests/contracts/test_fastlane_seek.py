@@ -38,3 +38,24 @@ async def test_what_waits_when_a_worker_starts_is_read(settings: Settings, monke
     monkeypatch.setattr(fastlane.BatchTable, "on_recovery_completed", late)
     async with running(settings) as lane:
         await lane.until(lambda: lane.count() == 8)
+
+
+async def test_what_a_poll_brought_and_nobody_got_is_read_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R22: a rebalance that comes with the very first records, before any offset was committed, loses none of them."""
+    await send(settings, 4)
+    hand_on, dropped = fastlane.Consumer._hand_on, list[Any]()
+
+    async def interrupted(self: fastlane.Consumer, polled: Any, active: Any) -> None:
+        if not dropped and polled:
+            dropped.extend(polled)
+            self.stop_flow()
+        await hand_on(self, polled, active)
+
+    monkeypatch.setattr(fastlane.Consumer, "_hand_on", interrupted)
+    async with running(settings) as lane:
+        await eventually(lambda: bool(dropped))
+        await lane.app.consumer.perform_seek()
+        lane.app.consumer.resume_flow()
+        await lane.until(lambda: lane.count() == 4)

@@ -16,6 +16,7 @@ from pipeline.kafka import (
     TopicMismatch,
     create_topics,
     end_offsets,
+    extend_topic,
     partition_of,
     read_topic,
 )
@@ -23,6 +24,7 @@ from pipeline.producer import Ack, Producer, ProducerClosed, SendRefused
 from pipeline.publish import publish
 from pipeline.topics import Topic
 from tests.brokers import TestBroker
+from tests.lane import eventually_async
 
 BROKER_TIME = {"message.timestamp.type": "LogAppendTime"}
 #: toPositive(murmur2(key)) % 8, computed with Apache Kafka's own kafka-clients 4.1.2.
@@ -123,6 +125,21 @@ async def test_a_record_comes_back_as_it_was_sent(each_broker: TestBroker, topic
         (1, b"k", None, ()),
         (2, None, b"", ()),
     ]
+
+
+async def test_a_topic_gets_the_partitions_that_it_lacks(each_broker: TestBroker, topic_prefix: str) -> None:
+    """A worker's changelog follows the lifecycle topic; a topic that has more keeps them."""
+    few, many = (Topic(f"{topic_prefix}log", partitions, 1) for partitions in (2, 4))
+    await create_topics(each_broker.bootstrap, [few])
+    with pytest.raises(KafkaAway, match="had 2 partitions and is getting 4"):
+        await extend_topic(each_broker.bootstrap, many)
+    await eventually_async(lambda: _partitions(each_broker, many.name), expected=4)
+    await extend_topic(each_broker.bootstrap, many)
+    await extend_topic(each_broker.bootstrap, few)
+
+
+async def _partitions(broker: TestBroker, topic: str) -> int:
+    return len(await end_offsets(broker.bootstrap, topic))
 
 
 async def test_the_timestamp_is_the_brokers(each_broker: TestBroker, topic_prefix: str) -> None:

@@ -153,7 +153,9 @@ def _process(store: Store, meters: Meters, records: list[Record], chance: random
         changes = tracker.apply(records_of_batch)
         if chance.random() < 0.3:
             faults["killed"] += 1
-            tables = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events).tables()
+            tables = Batch(
+                changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities
+            ).tables()
             for name, table in tables[: chance.randrange(len(tables) + 1)]:
                 store.insert(name, table)
             # Its next owner knows nothing, and begins with the batch that was not acknowledged.
@@ -161,7 +163,7 @@ def _process(store: Store, meters: Meters, records: list[Record], chance: random
             changes = tracker.apply(records_of_batch)
         for _ in range(chance.choice((1, 1, 2))):
             faults["written"] += 1
-            store.write(Batch(changes.sessions, changes.rooms, changes.restarts, changes.events))
+            store.write(Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities))
         tracker.evict(records_of_batch[-1].timestamp)
     faults["disorder"] = sum(_dated(later) < _dated(earlier) for earlier, later in pairwise(records))
     faults["batches"] = -(-len(records) // _BATCH)

@@ -203,9 +203,9 @@ def test_a_rollup_is_stored_with_its_id_and_exact_quantity(store: Store, meters:
 
 def test_a_quantity_that_does_not_fit_is_refused_and_not_rounded(store: Store, meters: Meters) -> None:
     """R17: quantities are exact."""
-    tiny = {"data_transfer_gb": replace(meters["data_transfer_gb"], increment=1, unit_size=10**12)}
+    huge = {"data_transfer_gb": replace(meters["data_transfer_gb"], increment=10**30, unit_size=1)}
     with pytest.raises(StoreError, match=r"does not fit its column: .*Decimal"):
-        store.insert_rollups([_rollup(1, 7, meter="data_transfer_gb")], tiny)
+        store.insert_rollups([_rollup(1, 7, meter="data_transfer_gb")], huge)
 
 
 def test_two_stores_of_one_process_see_the_same(open_store: Callable[[], Store], store: Store) -> None:

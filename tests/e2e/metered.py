@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from pipeline.kafka import create_topics, read_topic
+from pipeline.metering.session import Facts
 from pipeline.metering.units import MS_PER_DAY
 from pipeline.metering.usage import usage
 from pipeline.settings import Settings
@@ -46,9 +47,11 @@ async def declare(broker: TestBroker, prefix: str) -> str:
 def meter(records: list[Line], as_of_ms: int) -> Metered:
     """Track records and bill all projects as of a moment."""
     tracker = Tracker(METERS, POLICY)
-    dispositions = Counter(event.disposition for event in tracker.apply(records).events)
+    changes = tracker.apply(records)
+    dispositions = Counter(event.disposition for event in changes.events)
+    facts = joined([*tracker.partitions.values(), Facts(quantities=changes.quantities)])
     minutes: Counter[str] = Counter()
-    for (_, name, _), cell in usage(joined(tracker.partitions.values()), METERS, as_of_ms).items():
+    for (_, name, _), cell in usage(facts, METERS, as_of_ms).items():
         minutes[name] += cell.increments
     return Metered(dict(minutes), dispositions, records)
 

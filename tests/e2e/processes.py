@@ -1,13 +1,14 @@
 """Real processes for end-to-end tests: `roommeter worker` and others, as an operator starts them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.broker import free_port
@@ -20,10 +21,14 @@ PATIENCE_SECONDS = 90.0
 class Process:
     """One `roommeter` command with an HTTP surface, that can be killed and started again on the same port."""
 
-    def __init__(self, command: str, settings: Settings, log: Path) -> None:
-        """Prepare; `settings` become its environment, its HTTP port is fixed here."""
+    def __init__(self, command: str, settings: Settings, log: Path, program: Sequence[str] = ("pipeline",)) -> None:
+        """Prepare; `settings` become its environment, its HTTP port is fixed here.
+
+        `program` is the module to run and its first arguments: another one may wrap the product to break it.
+        """
         self.settings = settings.model_copy(update={"http_port": free_port(), "gateway_port": free_port()})
         self._command = command
+        self._program = program
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -38,7 +43,7 @@ class Process:
         environment = {f"ROOMMETER_{name.upper()}": str(value) for name, value in changed.items()}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", self._command],
+                [sys.executable, "-m", *self._program, self._command],
                 env=os.environ | environment,
                 stdout=log,
                 stderr=log,
@@ -66,6 +71,22 @@ class Process:
         assert self._process is not None
         self.signal(signal.SIGINT)
         return self._process.wait(PATIENCE_SECONDS)
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself; return the exit code, negative for a signal."""
+        assert self._process is not None
+        return self._process.wait(PATIENCE_SECONDS)
+
+    def memory_mb(self) -> int:
+        """Return its resident memory in MB; 0 when it has ended."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
+        return int(found[1]) // 1_024 if found else 0
+
+    def said(self) -> str:
+        """Return its log."""
+        return self._log.read_text()
 
     def close(self) -> None:
         """Make sure that it is gone, whatever a test did."""
@@ -106,9 +127,9 @@ class Process:
         return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)), 0.0)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_SECONDS) -> None:
     """Ask again and again until a condition holds; a process outside gives no other sign."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)

@@ -19,7 +19,7 @@ from tests.brokers import TestBroker
 from tests.e2e.processes import Process, wait_until
 from tests.faults import feed
 from tests.faults.storeserver import StoreServer
-from tests.oracle import read_time
+from tests.oracle_counted import read_time
 
 _EVENTS: Final = 12_000
 

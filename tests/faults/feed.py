@@ -23,13 +23,16 @@ from tests.oracle import MeterHour, oracle
 Document = dict[str, Any]
 
 
-def simulated_events(count: int, seed: int) -> list[Document]:
-    """Return so many events, sent in the 20 hours up to now, with faults of every kind that a bill must survive."""
+def simulated_events(count: int, seed: int, per_session: int = 2) -> list[Document]:
+    """Return so many events, sent in the 20 hours up to now, with faults of every kind that a bill must survive.
+
+    `per_session` is how many events there are of a session, at most: more of them make it quicker.
+    """
     now = now_ms()
     scenario = Scenario(
         start_ms=now - 20 * MS_PER_HOUR,
         end_ms=now,
-        sessions=count // 2,
+        sessions=count // per_session,
         seed=seed,
         reconnect=0.05,
         crash=0.03,

@@ -25,6 +25,13 @@ class Fault:
     drop_reply: bool = False
 
 
+@dataclass(slots=True)
+class _Exchange:
+    """Whether one connection waits for an answer."""
+
+    is_waiting: bool = False
+
+
 class Proxy:
     """A proxy before a port of loopback, in a thread of its own so that tests may block."""
 
@@ -33,6 +40,8 @@ class Proxy:
         self.port = 0
         #: How many connections a fault has reset.
         self.resets = 0
+        #: How many connections wait for an answer to what was asked last.
+        self.unanswered = 0
         self._target_port = target_port
         self._fault = Fault()
         self._connections: set[asyncio.StreamWriter] = set()
@@ -88,21 +97,28 @@ class Proxy:
         with suppress(OSError):
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._connections |= {writer, server_writer}
+            exchange = _Exchange()
             ways = {
-                asyncio.create_task(self._requests(reader, server_writer)),
-                asyncio.create_task(self._replies(server_reader, writer)),
+                asyncio.create_task(self._requests(reader, server_writer, exchange)),
+                asyncio.create_task(self._replies(server_reader, writer, exchange)),
             }
             _, waiting = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in waiting:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            self._note(exchange, is_waiting=False)
             server_writer.transport.abort()
             self._connections -= {writer, server_writer}
         writer.transport.abort()
 
-    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _note(self, exchange: _Exchange, *, is_waiting: bool) -> None:
+        self.unanswered += is_waiting - exchange.is_waiting
+        exchange.is_waiting = is_waiting
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exchange: _Exchange) -> None:
         passed = 0
         while chunk := await reader.read(_CHUNK_BYTES):
+            self._note(exchange, is_waiting=True)
             await asyncio.sleep(self._fault.delay_s)
             most = self._fault.cut_after_bytes
             passed += len(chunk)
@@ -114,8 +130,9 @@ class Proxy:
             writer.write(chunk)
             await writer.drain()
 
-    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exchange: _Exchange) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
+            self._note(exchange, is_waiting=False)
             await asyncio.sleep(self._fault.delay_s)
             if self._fault.drop_reply:
                 self.resets += 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.metering.events import Event, parse_event
-from pipeline.metering.meters import parse_meters
+from pipeline.metering.meters import Meters, parse_meters
 from pipeline.metering.session import Facts
 from pipeline.metering.timeline import ORPHAN_AFTER_MS, Timeline, newest_restart_ms, timeline
 from pipeline.metering.usage import usage
@@ -81,9 +81,9 @@ def aborted(time: str | int, session: str = "PA_1", source: str = "sfu-1", **dat
     return of_room("session.aborted", time, source, session=session, **data)
 
 
-def parsed(document: Document) -> Event:
+def parsed(document: Document, meters: Meters = METERS) -> Event:
     """Return the event of a document that has to be one."""
-    parsed_event = parse_event(document, METERS)
+    parsed_event = parse_event(document, meters)
     assert parsed_event is not None
     return parsed_event
 

@@ -17,7 +17,6 @@ times_ms = st.one_of(
     st.sampled_from(_EDGES_MS).map(lambda edge_ms: _BEGIN_MS + edge_ms),
     st.integers(_BEGIN_MS, _BEGIN_MS + 3 * _HOUR_MS),
 )
-moments_ms = st.one_of(times_ms, st.integers(_BEGIN_MS - _HOUR_MS, _BEGIN_MS + 40 * _HOUR_MS))
 orphan_afters_ms = st.sampled_from([600_000, _HOUR_MS, 24 * _HOUR_MS])
 
 _sources = st.sampled_from(["sfu-1", "sfu-2"])
@@ -29,8 +28,22 @@ _session = _room | {"session": st.sampled_from(["PA_1", "PA_2"])}
 _maybe_kind = {"kind": st.sampled_from(["", "agent", "sip"])}
 _number = {"number": st.sampled_from(["", "+15550100"])}
 _maybe_times = st.none() | times_ms.map(rfc3339)
-_counters = {name: st.none() | st.integers(0, 9) for name in ("bytes_in", "bytes_out")}
+#: Some of which only the sum of both begins another increment.
+_bytes = st.none() | st.sampled_from([0, 1, 9_999_999, 10_000_000, 10_000_001, 123_456_789]) | st.integers(0, 10**9)
+_counters = dict.fromkeys(("bytes_in", "bytes_out"), _bytes)
 _labels = {name: st.sampled_from(["", "a", "b"]) for name in ("agent", "identity", "region")}
+
+
+#: Quantities on and beside the edges of increments.
+_quantities = st.sampled_from([0, 1, 999, 1_000, 1_001, 60_000, 60_001]) | st.integers(0, 10**6)
+#: The start of a year, of a February, of its leap day and of the March after it; on them and beside them.
+_MONTH_EDGES_MS: Final = [1_704_067_200_000 + day * 86_400_000 for day in (0, 31, 59, 60)]
+month_times_ms = st.builds(
+    int.__add__, st.sampled_from(_MONTH_EDGES_MS), st.sampled_from([-1, 0, 1, 3_599_999, 3_600_000])
+)
+
+
+moments_ms = st.one_of(times_ms, st.integers(_BEGIN_MS - _HOUR_MS, _BEGIN_MS + 40 * _HOUR_MS))
 
 
 def _events(event_type: str, **data: st.SearchStrategy[object]) -> st.SearchStrategy[Document]:
@@ -60,6 +73,29 @@ _amendments = _events(
     reason=st.just("ticket 4711"),
 ).filter(_is_possible)
 
+_attribution = {name: st.sampled_from(["", "a", "b"]) for name in ("model", "endpoint", "team", "key", "status")}
+_usage = st.builds(
+    lambda document, name: document | {"id": name},
+    _events(
+        "usage.recorded",
+        project=_room["project"],
+        meter=st.sampled_from(["stt_seconds", "stt_seconds", "llm_input_tokens"]),
+        quantity=_quantities,
+        room=st.sampled_from(["", "RM_1"]),
+        session=st.sampled_from(["", "PA_1"]),
+        latency_ms=st.none() | st.integers(0, 9),
+        **_attribution,
+    ),
+    st.sampled_from(["EV_1", "EV_2"]),
+)
+
+
+def _moves(times: st.SearchStrategy[int]) -> st.SearchStrategy[Document]:
+    """Return acquires and releases of two numbers by two projects."""
+    types = st.sampled_from(["number.acquired", "number.acquired", "number.released"])
+    return st.builds(event, types, times, project=_room["project"], number=st.sampled_from(["+1", "+2"]))
+
+
 #: Any event in which the core has an interest. Connects and disconnects come twice as often as the others.
 documents = st.one_of(
     _connects,
@@ -74,6 +110,10 @@ documents = st.one_of(
     _events("room.ended", **_room),
     _events("server.restarted"),
     _events("job.dispatched", **_room, job=st.just("AJ_1")),
+    _usage,
+    _moves(times_ms),
 )
 #: Small logs, which shrink well, and large ones, in which every session and room is told of many times.
 logs = st.lists(documents, max_size=8) | st.lists(documents, min_size=15, max_size=40)
+#: Numbers that are acquired and released around the edges of months, some of them years apart.
+rental_logs = st.lists(_moves(month_times_ms | times_ms), max_size=12)

@@ -9,7 +9,8 @@ import pytest
 from pipeline.metering.units import parse_time
 from pipeline.metering.usage import usage
 from tests.metering.builders import METERS, ROOT, facts_of, parsed
-from tests.oracle import oracle, read_time
+from tests.oracle import oracle
+from tests.oracle_counted import read_time
 
 _CASES = sorted((ROOT / "tests" / "data" / "cases").glob("*.json"))
 
@@ -19,16 +20,7 @@ def _load(path: Path) -> dict[str, Any]:
     return case
 
 
-def _meters_of_time(case: dict[str, Any]) -> bool:
-    return all(METERS[row["meter"]].measures == "session" for row in case["expect"])
-
-
-def _case(path: Path) -> Any:
-    not_yet = [] if _meters_of_time(_load(path)) else [pytest.mark.xfail(reason="R13/R14 are not metered yet")]
-    return pytest.param(path, marks=not_yet, id=path.stem)
-
-
-@pytest.mark.parametrize("path", [_case(path) for path in _CASES])
+@pytest.mark.parametrize("path", _CASES, ids=lambda path: path.stem)
 def test_the_case_bills_what_it_expects(path: Path) -> None:
     """Each case names the rules it shows."""
     case = _load(path)
@@ -39,16 +31,15 @@ def test_the_case_bills_what_it_expects(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _CASES, ids=lambda path: path.stem)
 def test_the_oracle_agrees_with_the_case(path: Path) -> None:
-    """The second opinion is itself held to the cases, for the meters of time."""
+    """The second opinion is itself held to the cases."""
     case = _load(path)
-    rows = [row for row in case["expect"] if METERS[row["meter"]].measures == "session"]
-    expected = {(row["project"], row["meter"], read_time(row["hour"])): row["increments"] for row in rows}
+    expected = {(row["project"], row["meter"], read_time(row["hour"])): row["increments"] for row in case["expect"]}
     found = oracle(case["events"], read_time(case["as_of"]))
     assert {key: increments for key, (increments, _, _) in found.items()} == expected
 
 
-def test_there_are_cases_for_every_rule_of_sessions() -> None:
-    """R1 to R10 and R16 are each shown by a case; none is lost from the directory."""
+def test_there_are_cases_for_every_rule_of_metering() -> None:
+    """R1 to R10 and R13 to R16 are each shown by a case; none is lost from the directory."""
     rules = {rule for path in _CASES for rule in _load(path)["rules"]}
-    assert {"R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R16"} <= rules
-    assert len(_CASES) >= 21
+    assert {"R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R13", "R14", "R15", "R16"} <= rules
+    assert len(_CASES) >= 33

@@ -9,6 +9,7 @@ from pipeline.metering.events import (
     MAX_NAME_LENGTH,
     MAX_QUANTITY,
     Amendment,
+    Attribution,
     Event,
     EventType,
     InvalidEvent,
@@ -130,6 +131,12 @@ _EVERYTHING: dict[str, Any] = {
     "epoch": 1,
     "actor": "jo",
     "reason": "ticket 4711",
+    "model": "llama-3.3-70b",
+    "endpoint": "chat",
+    "team": "support",
+    "key": "key-7",
+    "status": "ok",
+    "latency_ms": 412,
 }
 _NEEDED = {
     *("project", "room", "session", "job", "kind", "number", "meter", "quantity"),
@@ -153,7 +160,7 @@ _KEPT: dict[EventType, set[str]] = {
     EventType.JOB_DISPATCHED: _IN_ROOM | {"agent", "identity"},
     EventType.JOB_ENDED: _IN_ROOM | {"agent", "identity"},
     EventType.SERVER_RESTARTED: set(),
-    EventType.USAGE_RECORDED: _IN_ROOM | {"session", "meter", "quantity"},
+    EventType.USAGE_RECORDED: _IN_ROOM | {"session", "meter", "quantity", "attribution"},
     EventType.NUMBER_ACQUIRED: {"project", "number"},
     EventType.NUMBER_RELEASED: {"project", "number"},
 }
@@ -166,7 +173,8 @@ def test_every_field_of_a_type_is_kept_and_no_other(event_type: EventType) -> No
     amendment = Amendment(
         1, is_void=False, started_at_ms=clock("10:00:00"), ended_at_ms=NEVER_MS, actor="jo", reason="ticket 4711"
     )
-    values = _EVERYTHING | times | {"amendment": amendment}
+    attribution = Attribution("llama-3.3-70b", "chat", "support", "key-7", "ok", 412)
+    values = _EVERYTHING | times | {"amendment": amendment, "attribution": attribution}
     kept = {f"{n}_ms" if n in times else n: values[n] for n in _KEPT[event_type]}
     found = parsed(event(event_type.value, "12:00:00", **_EVERYTHING))
     assert found == Event(event_type, "EV_1", "sfu-1", _NOON_MS, **kept)
@@ -176,7 +184,8 @@ def test_every_field_of_a_type_is_kept_and_no_other(event_type: EventType) -> No
 def test_a_field_that_the_type_does_not_have_may_hold_anything(event_type: EventType) -> None:
     """R21: what is ignored cannot be wrong."""
     required = {n: _EVERYTHING[n] for n in _NEEDED}
-    extra = {n: ["anything"] for n in _EVERYTHING.keys() - _KEPT[event_type] - _NEEDED}
+    kept = _KEPT[event_type] | (set(Attribution._fields) if "attribution" in _KEPT[event_type] else set())
+    extra = {n: ["anything"] for n in _EVERYTHING.keys() - kept - _NEEDED}
     assert parsed(event(event_type.value, "12:00:00", **required | extra, flavour={"sweet": 1})).type is event_type
 
 

@@ -103,7 +103,7 @@ def test_what_an_event_does_not_say_is_nothing() -> None:
     """Every field but the envelope's has a bottom."""
     said = Event(EventType.ROOM_ENDED, "EV_1", "sfu-1", 1)
     assert said[4:12] == ("",) * 8
-    assert said[12:] == (None, None, None, None, "", None, None)
+    assert said[12:] == (None, None, None, None, "", None, None, None)
 
 
 @pytest.mark.parametrize("name", [name for name in _NEEDED if name != "session.amended"])

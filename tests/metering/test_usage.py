@@ -6,11 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.metering.counted import reported_by_hour
+from pipeline.metering.events import MAX_QUANTITY
 from pipeline.metering.meters import Meter
 from pipeline.metering.units import MS_PER_HOUR, hour_of
 from pipeline.metering.usage import Usage, billed, feeds, increments_by_hour, metered_until_ms, usage
-from tests.metering.builders import METERS, Document, clock, connected, disconnected, facts_of, parsed, timelines
-from tests.metering.strategies import logs, moments_ms, orphan_afters_ms, times_ms
+from tests.metering.builders import (
+    METERS,
+    Document,
+    clock,
+    connected,
+    disconnected,
+    event,
+    facts_of,
+    joined,
+    parsed,
+    timelines,
+)
+from tests.metering.strategies import logs, moments_ms, month_times_ms, orphan_afters_ms, rental_logs, times_ms
 from tests.oracle import METERS_OF_KIND, oracle, oracle_sessions
 
 _lengths_ms = st.integers(-3_600_000, 100 * 3_600_000)
@@ -19,9 +32,48 @@ _increments_ms = st.sampled_from([1_000, 6_000, 60_000, 420_000, 3_600_000, 5_00
 
 @given(logs, moments_ms, orphan_afters_ms)
 def test_any_log_bills_what_the_oracle_bills(log: list[Document], as_of_ms: int, orphan_after_ms: int) -> None:
-    """R1 to R9, R16: increments, open increments and sessions of every project, meter and hour."""
+    """R1 to R9, R13 to R16: increments, open increments and sessions of every project, meter and hour."""
     cells = usage(facts_of(map(parsed, log)), METERS, as_of_ms, orphan_after_ms)
     assert cells == oracle(log, as_of_ms, orphan_after_ms)
+
+
+@given(rental_logs, month_times_ms | moments_ms, st.data())
+def test_any_log_of_numbers_bills_what_the_oracle_bills(
+    log: list[Document], as_of_ms: int, data: st.DataObject
+) -> None:
+    """R15, R10: months of different lengths, ends of years, leap days; in any order and repeated."""
+    again = data.draw(st.permutations(log + log[:3]))
+    assert usage(facts_of(map(parsed, again)), METERS, as_of_ms) == oracle(log, as_of_ms)
+
+
+@given(st.dictionaries(st.integers(0, 30), st.tuples(st.integers(0, 99), st.integers(0, 99))), st.integers(1, 50))
+def test_the_hours_of_a_counter_add_up_to_its_rounded_maximum(
+    reports: dict[int, tuple[int, int]], increment: int
+) -> None:
+    """R1, R13: nothing is rounded twice, no hour is negative, and none is listed with nothing."""
+    by_hour = list(reported_by_hour({hour * 3_600_000: pair for hour, pair in reports.items()}, increment, 10**9))
+    largest = sum(max(pair[side] for pair in reports.values()) for side in (0, 1)) if reports else 0
+    assert sum(increments for _, increments in by_hour) == -(-largest // increment)
+    assert all(increments > 0 for _, increments in by_hour)
+
+
+@given(logs)
+def test_the_usage_of_reports_is_the_same_whenever_they_are_joined(log: list[Document]) -> None:
+    """R10: split over the hour, over workers and repeated, the parts join into the whole."""
+    halves = facts_of(map(parsed, log[::2])), facts_of(map(parsed, log[1::2]))
+    whole = usage(facts_of(map(parsed, log)), METERS, clock("20:00:00"))
+    assert usage(joined([halves[1], halves[0], halves[1]]), METERS, clock("20:00:00")) == whole
+
+
+def test_an_hour_holds_64_bits_and_shows_no_more() -> None:
+    """R17: two usage events of the largest quantity stop nobody's bill."""
+    largest = [
+        event("usage.recorded", "14:00:00", project="acme", meter="stt_seconds", quantity=MAX_QUANTITY) | {"id": name}
+        for name in ("U_1", "U_2")
+    ]
+    by_one = {"stt_seconds": Meter("stt_seconds", "discrete", "second", 1, 1)}
+    cells = usage(facts_of(map(parsed, largest)), by_one, clock("15:00:00"))
+    assert cells == {("acme", "stt_seconds", clock("14:00:00")): Usage(MAX_QUANTITY, 0, 2)}
 
 
 @given(logs, moments_ms, orphan_afters_ms)

@@ -24,7 +24,8 @@ from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, NEVER_MS, NOT_SE
 from pipeline.metering.usage import CellKey, increments_by_hour, metered_until_ms
 from pipeline.reconcile import Document
 from tests.metering.builders import METERS
-from tests.oracle import MeterHour, SessionHour, oracle, oracle_sessions, read_time
+from tests.oracle import MeterHour, SessionHour, oracle, oracle_sessions
+from tests.oracle_counted import read_time
 from tests.simulation.faults import Fault
 from tests.simulation.world import LogRecord
 

@@ -20,7 +20,7 @@ from pipeline.projects import Project
 from pipeline.reconcile import Document, KnownSession, ListedRoom, OpenSession, Participant, Run
 from pipeline.reconciler import Outlets
 from pipeline.simulator import TrueSession, simulate
-from tests.oracle import read_time
+from tests.oracle_counted import read_time
 from tests.simulation.faults import Fault
 from tests.simulation.world import METRICS, Process, World
 

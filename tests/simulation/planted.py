@@ -40,7 +40,7 @@ class _AcksFirst(SimulatedWorker):
             await self._write(changes)
 
     async def _write(self, changes: Changes) -> None:
-        rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events)
+        rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities)
         await self._when_available(partial(self._store.write, rows))
         await self._bury(changes.dead_letters)
         await self.app.changelog(self._table, changes.changelog)
@@ -65,7 +65,10 @@ class _AcksBeforeDeadLetters(_AcksFirst):
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
                 changes = self.tracker.apply(record for batch in batches for record in batch.records)
                 await self._when_available(
-                    partial(self._store.write, Batch(changes.sessions, changes.rooms, changes.restarts, changes.events))
+                    partial(
+                        self._store.write,
+                        Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities),
+                    )
                 )
             await self._bury(changes.dead_letters)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline import migrations
 from pipeline.clickhouse import Store, StoreError, StoreUnavailable
+from pipeline.metering.quantities import Held, Quantities, Recorded, Transferred
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.timeline import is_live
@@ -80,6 +81,21 @@ class Database:
 
     def _insert_server_facts(self, table: pa.Table) -> None:
         self.facts.join(Facts(restarts_ms=dict(_rows(table, ("source", "restarted_at")))))
+
+    def _insert_counter_facts(self, table: pa.Table) -> None:
+        rows = _rows(table, ("project", "room", "session", "hour", *Transferred._fields))
+        counters = {row[:4]: Transferred(*row[4:]) for row in rows}
+        self.facts.join(Facts(quantities=Quantities(counters=counters)))
+
+    def _insert_discrete_facts(self, table: pa.Table) -> None:
+        rows = _rows(table, ("project", "source", "id", "meter", "hour", *Recorded._fields))
+        discrete = {row[:5]: Recorded(*row[5:]) for row in rows}
+        self.facts.join(Facts(quantities=Quantities(discrete=discrete)))
+
+    def _insert_number_facts(self, table: pa.Table) -> None:
+        rows = _rows(table, ("project", "number", "acquired", "released"))
+        numbers = {row[:2]: Held(frozenset(row[2]), frozenset(row[3])) for row in rows}
+        self.facts.join(Facts(quantities=Quantities(numbers=numbers)))
 
     def _insert_events(self, table: pa.Table) -> None:
         for partition, offset, *kept in _rows(table, ("partition", "offset", "disposition", "payload")):
