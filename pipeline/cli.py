@@ -14,7 +14,7 @@ from pipeline.cli_explain import explain
 from pipeline.cli_export import export
 from pipeline.cli_gateway import gateway
 from pipeline.cli_options import examples
-from pipeline.cli_query import rollups, sessions, usage
+from pipeline.cli_query import attribute, rollups, sessions, usage
 from pipeline.cli_reconcile import reconcile
 from pipeline.cli_run import demo, emitter, migrate, up, worker
 
@@ -41,6 +41,6 @@ def main() -> None:
 for command in (
     *(up, gateway, worker, emitter, migrate, demo),
     *(produce, replay, simulate, reconcile),
-    *(audit, explain, usage, sessions, rollups, export, deliver, amend, dead_letters),
+    *(audit, explain, usage, attribute, sessions, rollups, export, deliver, amend, dead_letters),
 ):
     main.add_command(command)

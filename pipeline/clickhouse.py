@@ -236,7 +236,10 @@ class Store:
         store by the same thread before the last one.
         """
         sql, parameters, made = _question(query)
-        with _translated(), self._client.query_row_block_stream(sql, parameters) as blocks:
+        with (
+            _translated(),
+            self._client.query_row_block_stream(sql, parameters, settings=self._query_settings) as blocks,
+        ):
             yield from (list(map(made, block)) for block in blocks)
 
     def _asked(self, query: Query) -> list[Any]:
