@@ -13,7 +13,7 @@ By = Literal["team", "key", "model", "endpoint"]
 _ATTRIBUTED: Final = """
 SELECT
     project, meter,
-    multiIf({by:String} = 'team', team, {by:String} = 'key', key, {by:String} = 'model', model, endpoint) AS ascribed_to,
+    CASE {by:String} WHEN 'team' THEN team WHEN 'key' THEN key WHEN 'model' THEN model ELSE endpoint END AS ascribed_to,
     sum(increments), uniqExact(source, id)
 FROM attributed_usage(
     as_of = {as_of:DateTime64(3, 'UTC')}, from = {from:DateTime64(3, 'UTC')}, to = {to:DateTime64(3, 'UTC')},

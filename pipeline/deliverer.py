@@ -72,7 +72,11 @@ async def posting(clock: Callable[[], int]) -> AsyncIterator[Post]:
                 async with session.post(
                     request.url, data=request.body, headers=request.headers, allow_redirects=False
                 ) as response:
-                    body = await response.content.read(_ANSWER_BYTES)
+                    body = b""
+                    async for chunk in response.content.iter_any():
+                        body += chunk
+                        if len(body) > _ANSWER_BYTES:
+                            break
                     wait_ms = retry_after_ms(response.headers.get("Retry-After"), clock())
                     return Answer(response.status, body, wait_ms)
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -151,8 +155,14 @@ class Deliverer:
         return all(positions)
 
     async def _deliver(self, records: Sequence[Record], takes: Takes) -> None:
-        """Deliver records of one partition: first those that an earlier run may have sent, then the others."""
-        earlier = parse_note(self._reader.notes[records[0].partition])
+        """Deliver records of one partition: first those that an earlier run may have sent, then the others.
+
+        What the group has answered for meanwhile, by another deliverer, is left out: this one may have slept for days.
+        """
+        partition = records[0].partition
+        committed = await self._reader.committed(partition)
+        records = [record for record in records if record.offset >= committed]
+        earlier = parse_note(self._reader.notes[partition])
         known = [record for record in records if earlier and record.offset < earlier.end_offset]
         if earlier and known:
             await self._deliver_section(known, earlier, takes, since_ms=earlier.since_ms)

@@ -221,8 +221,8 @@ class LogReader:
 class GroupReader:
     """Reads a whole topic on behalf of a consumer group, whose offsets say how far; use it as a context manager.
 
-    Every partition is read here: a second reader of the group would read the same. Methods raise KafkaAway; what
-    was not committed by then is read again by the next reader.
+    Every partition is read here: a second reader of the group reads the same, and can tell by `committed` what the
+    other has done. Methods raise KafkaAway; what was not committed by then is read again by the next reader.
     """
 
     def __init__(self, bootstrap: str, topic: str, group: str, begin: Begin | None) -> None:
@@ -284,6 +284,12 @@ class GroupReader:
             offset: int = await self._consumer.position(TopicPartition(self._topic, partition))
         return offset
 
+    async def committed(self, partition: int) -> int:
+        """Return the offset that the group has in a partition, whoever committed it; 0 where it has none."""
+        with _translated(self._bootstrap):
+            offset: int | None = await self._consumer.committed(TopicPartition(self._topic, partition))
+        return offset or 0
+
     async def keep(self) -> None:
         """Commit again where the group is, so that brokers do not forget it. What was polled has to be done."""
         for partition, note in list(self.notes.items()):
@@ -302,7 +308,9 @@ class GroupReader:
         }
 
     async def commit(self, partition: int, offset: int, note: str = "") -> None:
-        """Keep how far the group is in a partition, with a note for its next reader."""
+        """Keep how far the group is in a partition, with a note for its next reader; never back from where it is."""
+        if await self.committed(partition) > offset:
+            return
         with _translated(self._bootstrap):
             await self._consumer.commit({TopicPartition(self._topic, partition): OffsetAndMetadata(offset, note)})
         self.notes[partition] = note

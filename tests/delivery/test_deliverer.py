@@ -13,11 +13,12 @@ from typing import Any, Final
 import pytest
 
 from pipeline.codec import encode_rollup
-from pipeline.deliverer import Counts, Rules, deliver_rollups
+from pipeline.deliverer import Counts, Deliverer, Rules, deliver_rollups, posting
 from pipeline.delivery import Target, TargetAway, TargetHalted, Trying
 from pipeline.delivery_targets import OpenMeter, Stripe, Webhook
 from pipeline.embedded import now_ms
 from pipeline.kafka import Begin, GroupReader, OffsetsLost, Record, read_topic
+from pipeline.messages import Message
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, hour_of
 from pipeline.producer import Producer
@@ -241,6 +242,28 @@ async def test_a_repetition_that_stripe_may_have_forgotten_is_set_aside(settings
     assert await _deliver(settings, stripe, "refused") == Counts()
     assert await _deliver(settings, stripe, "doubtful") == Counts(delivered=2)
     assert fake.taken.keys() == ids
+
+
+async def test_a_deliverer_that_slept_sends_nothing_that_another_has_answered_for(
+    settings: Settings, fake: Billing
+) -> None:
+    """However long ago that was; and it does not put the group back."""
+    await _emit(settings, _rollups(3))
+    name, group = topics(settings).rollups.name, f"{settings.topic_prefix}deliver-stripe"
+    counts = Counts()
+    async with GroupReader(settings.kafka, name, group, "earliest") as reader, posting(now_ms) as post:
+        assert await _deliver(settings, _stripe(fake)) == Counts(delivered=3)
+        sleeper = Deliverer(_stripe(fake), reader, post, _unused, name, now_ms, Rules(), counts)
+        await sleeper.run(await reader.end_offsets(), lambda _record: True)
+        [partition] = {record.partition async for record in read_topic(settings.kafka, name)}
+        await reader.commit(partition, 0)
+    assert counts == Counts()
+    assert await _deliver(settings, _stripe(fake), begin=None) == Counts()
+    assert set(fake.asked.values()) == {1}
+
+
+async def _unused(_message: Message) -> None:
+    raise NotImplementedError
 
 
 async def test_an_orderly_end_leaves_no_doubt(settings: Settings, fake: Billing) -> None:
