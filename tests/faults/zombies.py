@@ -19,7 +19,8 @@ from tests.e2e.processes import Process, wait_until
 from tests.faults import feed
 from tests.faults.engine import Lab, Row
 from tests.faults.rig import Rig, rig
-from tests.oracle import oracle, read_time
+from tests.oracle import oracle
+from tests.oracle_counted import read_time
 
 _SLICE: int = 4_000
 
