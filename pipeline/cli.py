@@ -9,10 +9,12 @@ from pipeline.cli_amend import amend
 from pipeline.cli_audit import audit
 from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
+from pipeline.cli_deliver import deliver
 from pipeline.cli_explain import explain
+from pipeline.cli_export import export
 from pipeline.cli_gateway import gateway
 from pipeline.cli_options import examples
-from pipeline.cli_query import rollups, sessions, usage
+from pipeline.cli_query import attribute, rollups, sessions, usage
 from pipeline.cli_reconcile import reconcile
 from pipeline.cli_run import demo, emitter, migrate, up, worker
 
@@ -39,6 +41,6 @@ def main() -> None:
 for command in (
     *(up, gateway, worker, emitter, migrate, demo),
     *(produce, replay, simulate, reconcile),
-    *(audit, explain, usage, sessions, rollups, amend, dead_letters),
+    *(audit, explain, usage, attribute, sessions, rollups, export, deliver, amend, dead_letters),
 ):
     main.add_command(command)

@@ -19,13 +19,17 @@ _files = click.argument("files", nargs=-1, required=True, type=click.Path(exists
 _format = click.option(
     "--format",
     "file_format",
-    type=click.Choice(["auto", "canonical", "livekit", "janus"]),
+    type=click.Choice(["auto", "canonical", "livekit", "janus", "litellm", "openai-log", "otlp"]),
     default="auto",
     show_default=True,
-    help="What the files hold: canonical events, LiveKit webhook bodies, a Janus event handler's capture.",
+    help="What the files hold: canonical events, LiveKit webhook bodies, a Janus event handler's capture; LLM usage: "
+    "logs of LiteLLM, answers of OpenAI's API, OTLP metrics.",
 )
 _project = click.option(
-    "--project", default="demo", show_default=True, help="Who is billed for LiveKit and Janus events."
+    "--project",
+    default="demo",
+    show_default=True,
+    help="Who is billed for what names nobody (all but canonical events).",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object, for machines.")
 

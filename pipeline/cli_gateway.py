@@ -33,6 +33,7 @@ def gateway(*, verbose: bool) -> None:
         for path, sender in (
             ("/webhooks/livekit", "LiveKit, signed with a project's API key"),
             ("/webhooks/janus", "Janus's event handler, by user and password"),
+            ("/webhooks/litellm", "LiteLLM's logs, by a project's token"),
             ("/v1/events", "CloudEvents, by a project's token"),
         ):
             click.echo(f"  {path:<18} {sender}", err=True)

@@ -30,6 +30,10 @@ _EXPECTED: Final = (
     "SpoolUnavailable",
     "MemoryUnavailable",
     "ApiRefused",
+    "UnknownMeter",
+    "InvalidTargets",
+    "TargetHalted",
+    "TargetAway",
 )
 
 

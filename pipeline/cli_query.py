@@ -1,4 +1,4 @@
-"""Commands that ask: usage, sessions, rollups."""
+"""Commands that ask: usage, attribute, sessions, rollups."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -101,6 +101,62 @@ def usage(
     )
     columns = ("project", "meter", "hour", "increments", "increments_open", "quantity", "unit")
     _show(f"Usage as of {format_time(as_of_ms)}", columns, rows, as_json=as_json)
+
+
+@click.command(
+    epilog=examples(
+        "roommeter attribute --by team --project acme --from 2026-09-01 --to 2026-10-01",
+        "roommeter attribute --by model --meter llm_output_tokens --json",
+    ),
+)
+@store_option
+@click.option(
+    "--by", type=click.Choice(["team", "key", "model", "endpoint"]), required=True, help="What usage is ascribed to."
+)
+@_from
+@_to
+@_project
+@_meter
+@_as_of
+@_json
+@expected_errors
+def attribute(
+    store: str | None,
+    by: Any,
+    from_ms: int,
+    to_ms: int | None,
+    project: str | None,
+    meter: str | None,
+    as_of_ms: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Show whose discrete usage it is (LLM tokens and other reported usage): by team, key, model or endpoint.
+
+    What names nobody stands in a row of its own, so that the rows add up to the usage.
+    """
+    from pipeline.attribution_store import attributed
+    from pipeline.embedded import load_meters
+    from pipeline.rows import UsageQuery
+
+    meters = load_meters(settings_with(store=store))
+    query = UsageQuery(as_of_ms=as_of_ms, from_ms=from_ms, to_ms=to_ms, project=project, meter=meter)
+    with closing(open_store(store)) as opened:
+        found = attributed(opened, by, query)
+    rows = (
+        {
+            "project": row.project,
+            "meter": row.meter,
+            by: row.ascribed_to,
+            "events": row.events,
+            "increments": row.increments,
+            "quantity": str(meters[row.meter].quantity(row.increments)),
+            "unit": meters[row.meter].unit,
+        }
+        for row in found
+    )
+    columns = ("project", "meter", by, "events", "increments", "quantity", "unit")
+    _show(f"Usage by {by} as of {format_time(as_of_ms)}", columns, rows, as_json=as_json)
 
 
 @click.command(

@@ -8,7 +8,7 @@ All SQL here is constant; every value is a bound parameter.
 import fcntl
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,7 +26,17 @@ from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Room, Session, shared_set
 from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, hour_of
 from pipeline.metering.usage import CellKey, Usage
-from pipeline.rows import Batch, RollupQuery, SessionQuery, SessionRow, UsageQuery, meter_table, rollup_table, timestamp
+from pipeline.rows import (
+    Batch,
+    Query,
+    RollupQuery,
+    SessionQuery,
+    SessionRow,
+    UsageQuery,
+    meter_table,
+    rollup_table,
+    timestamp,
+)
 
 #: ClickHouse's numbers for what passes by itself or with an operator's help: time-outs, network, memory, disk,
 #: too many parts or queries, replicas or keeper away, shutting down. All else is wrong for good.
@@ -203,29 +213,11 @@ class Store:
 
     def usage(self, query: UsageQuery) -> list[tuple[CellKey, Usage]]:
         """Return increments per project, meter and hour, in key order: `metering.usage.usage`, from what is stored."""
-        rows = self.query(
-            _USAGE,
-            as_of=timestamp(query.as_of_ms),
-            orphan_after_ms=query.orphan_after_ms,
-            meter=query.meter or "",
-            # Whole hours: of the last one every session counts, those too that started after `to_ms`.
-            **_span(query.from_ms, query.to_ms and hour_of(query.to_ms - 1) + MS_PER_HOUR, query.project),
-        )
-        return [((project, meter, hour_ms), Usage(*counts)) for project, meter, hour_ms, *counts in rows]
+        return self._asked(query)
 
     def sessions(self, query: SessionQuery) -> list[SessionRow]:
         """Return sessions with their times and flags, last seen first."""
-        rows = self.query(
-            _SESSIONS,
-            as_of=timestamp(query.as_of_ms),
-            orphan_after_ms=query.orphan_after_ms,
-            active_since=timestamp(query.active_since_ms),
-            project=query.project or "",
-            room=query.room or "",
-            session=query.session or "",
-            limit=query.limit,
-        )
-        return [SessionRow(*row[:11], *map(bool, row[11:])) for row in rows]
+        return self._asked(query)
 
     def insert_rollups(self, rollups: Sequence[Rollup], meters: Meters) -> None:
         """Keep emitted revisions. Storing one twice changes nothing (R19)."""
@@ -235,8 +227,24 @@ class Store:
 
     def rollups(self, query: RollupQuery) -> list[Rollup]:
         """Return every revision, in the order of project, meter, hour and revision."""
-        parameters = _span(query.from_ms, query.to_ms, query.project)
-        return [Rollup(*row) for row in self.query(_ROLLUPS, meter=query.meter or "", **parameters)]
+        return self._asked(query)
+
+    def blocks(self, query: Query) -> Iterator[list[Any]]:
+        """Yield what `usage`, `sessions` or `rollups` would return, in blocks of up to 65 536 rows.
+
+        The engine may sort before the first; here no more is held than a block. Nothing else may be asked of this
+        store by the same thread before the last one.
+        """
+        sql, parameters, made = _question(query)
+        with (
+            _translated(),
+            self._client.query_row_block_stream(sql, parameters, settings=self._query_settings) as blocks,
+        ):
+            yield from (list(map(made, block)) for block in blocks)
+
+    def _asked(self, query: Query) -> list[Any]:
+        sql, parameters, made = _question(query)
+        return list(map(made, self.query(sql, **parameters)))
 
     def latest_rollups(self, from_ms: int = 0, to_ms: int | None = None) -> dict[CellKey, Rollup]:
         """Return the highest revision of every cell whose hour starts in [from_ms, to_ms)."""
@@ -352,6 +360,21 @@ def _translated() -> Iterator[None]:
         if unreachable or error.code in _TRANSIENT_CODES:
             raise StoreUnavailable(f"ClickHouse is not available: {text}") from error
         raise StoreError(f"ClickHouse refused: {text}") from error
+
+
+def _question(query: Query) -> tuple[str, dict[str, object], Callable[[Any], Any]]:
+    """Return the SQL of a query, its parameters, and what makes an answer of each row."""
+    if isinstance(query, RollupQuery):
+        span = _span(query.from_ms, query.to_ms, query.project)
+        return _ROLLUPS, span | {"meter": query.meter or ""}, lambda row: Rollup(*row)
+    moment = {"as_of": timestamp(query.as_of_ms), "orphan_after_ms": query.orphan_after_ms}
+    if isinstance(query, UsageQuery):
+        # Whole hours: of the last one every session counts, those too that started after `to_ms`.
+        span = _span(query.from_ms, query.to_ms and hour_of(query.to_ms - 1) + MS_PER_HOUR, query.project)
+        return _USAGE, moment | span | {"meter": query.meter or ""}, lambda row: ((*row[:3],), Usage(*row[3:]))
+    names = {"project": query.project or "", "room": query.room or "", "session": query.session or ""}
+    limits = {"active_since": timestamp(query.active_since_ms), "limit": query.limit}
+    return _SESSIONS, moment | names | limits, lambda row: SessionRow(*row[:11], *map(bool, row[11:]))
 
 
 def _span(from_ms: int, to_ms: int | None, project: str | None) -> dict[str, object]:

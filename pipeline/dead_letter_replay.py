@@ -104,7 +104,11 @@ def revive_with(border: Border, projects: Projects) -> Revive:
     """Return the gateway's way with a body, for what a body alone tells; its project has to be known today."""
 
     def revive(letter: Letter, now_ms: int) -> list[Message]:
-        take = {"webhooks/livekit": border.from_livekit, "v1/events": border.from_event}.get(letter.origin)
+        take = {
+            "webhooks/livekit": border.from_livekit,
+            "v1/events": border.from_event,
+            "webhooks/litellm": border.from_litellm,
+        }.get(letter.origin)
         if take is None:
             # A Janus event speaks of handles; what they are is in the memory of the gateway that took it.
             raise CannotRevive(f"what came to {letter.origin} means something only to the gateway that took it")

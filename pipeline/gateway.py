@@ -1,4 +1,4 @@
-"""HTTP in: webhooks of LiveKit and Janus, and CloudEvents. Who sends is checked, what is sent is kept, then answered.
+"""HTTP in: webhooks of LiveKit, Janus and LiteLLM, CloudEvents. Who sends is checked, what is sent kept, then answered.
 
 Built on aiohttp: it is here already (Faust brings it), health and metrics are served by it, and its parser in C costs
 less per request than the signature does. A 2xx is given only after the outbox has made everything durable. Whoever may
@@ -113,6 +113,7 @@ class Gateway:
         app = web.Application(middlewares=[self._answered])
         app.router.add_post("/webhooks/livekit", self._livekit, name="livekit")
         app.router.add_post("/webhooks/janus", self._janus, name="janus")
+        app.router.add_post("/webhooks/litellm", self._litellm, name="litellm")
         app.router.add_post("/v1/events", self._events, name="events")
         app.router.add_get("/openapi.json", self._document, name="openapi")
         return app
@@ -197,12 +198,27 @@ class Gateway:
             raise Problem(503, "nothing can be kept now; try again", _RETRY_SOON) from None
         return await self._kept(intake)
 
-    async def _events(self, request: web.Request) -> web.Response:
-        """Take CloudEvents, by a project's token."""
+    def _token_owner(self, request: web.Request) -> Project:
+        """Return the project whose token a request has."""
         project = self._projects.by_token(_bearer(request.headers.get("Authorization", "")))
         if project is None:
             self._metrics.gateway_refused.labels("credentials").inc()
             raise _unauthorized("Bearer", "a project's token is asked for")
+        return project
+
+    async def _litellm(self, request: web.Request) -> web.Response:
+        """Take logs of a LiteLLM proxy, by a project's token."""
+        project = self._token_owner(request)
+        self._rates.take(project.name, project.requests_per_s)
+        body = await self._body(request, self._settings.gateway_batch_bytes)
+        try:
+            return await self._kept(self._border.from_litellm(body, project, self._clock()))
+        except TooManyEvents as error:
+            raise Problem(413, str(error)) from None
+
+    async def _events(self, request: web.Request) -> web.Response:
+        """Take CloudEvents, by a project's token."""
+        project = self._token_owner(request)
         try:
             mode = cloudevents.mode_of(request.content_type, has_version="ce-specversion" in request.headers)
         except cloudevents.UnsupportedMode as error:

@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from pipeline import livekit
+from pipeline import livekit, llm_litellm
 from pipeline.deadletter import gateway_headers
 from pipeline.livekit_protocol import unknown_fields
 from pipeline.messages import Message, lifecycle_message
 from pipeline.metering.events import MAX_NAME_LENGTH, MAX_QUANTITY, Event, EventType, InvalidEvent, Reason, parse_event
 from pipeline.projects import Project
-from pipeline.redact import CANONICAL, JANUS, LIVEKIT, Allowed, redact, redact_text
+from pipeline.redact import CANONICAL, JANUS, LITELLM, LIVEKIT, Allowed, redact, redact_text
 
 #: A string, even one that does not end: without the optional quote each of its own quotes would be tried in turn.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -109,6 +109,15 @@ class Border:
         taking = _Taking(self, "webhooks/janus", JANUS, time_ms)
         for event in taking.decoded(body, project, lambda said: self._bounded(said if type(said) is list else [said])):
             taking.convert(event, project, convert)
+        return taking.intake
+
+    def from_litellm(self, body: bytes, project: Project, time_ms: int) -> Intake:
+        """Take logs of a LiteLLM proxy of a project, one or a list. Raises TooManyEvents."""
+        taking = _Taking(self, "webhooks/litellm", LITELLM, time_ms)
+        for log in taking.decoded(
+            body, project.name, lambda said: self._bounded(said if type(said) is list else [said])
+        ):
+            taking.convert(log, project.name, lambda said: llm_litellm.canonical(said, project.name))
         return taking.intake
 
     def from_event(self, body: bytes, project: Project, time_ms: int) -> Intake:

@@ -9,13 +9,14 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.structs import OffsetAndMetadata
 
 from pipeline.messages import Headers
 from pipeline.topics import Topic
@@ -27,6 +28,13 @@ _TIMEOUT_MS: Final = 10_000
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 #: What the library raises while brokers are away.
 AWAY: Final = (kafka_errors.KafkaError, OSError, TimeoutError)
+Begin = Literal["earliest", "latest"]
+#: A group's offsets cannot be read yet.
+_NO_COORDINATOR: Final = (
+    kafka_errors.GroupCoordinatorNotAvailableError,
+    kafka_errors.GroupLoadInProgressError,
+    kafka_errors.NotCoordinatorForGroupError,
+)
 
 
 class KafkaAway(ConnectionError):
@@ -210,6 +218,117 @@ class LogReader:
         return records
 
 
+class GroupReader:
+    """Reads a whole topic on behalf of a consumer group, whose offsets say how far; use it as a context manager.
+
+    Every partition is read here: a second reader of the group reads the same, and can tell by `committed` what the
+    other has done. Methods raise KafkaAway; what was not committed by then is read again by the next reader.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, group: str, begin: Begin | None) -> None:
+        """Prepare; `begin` is where a group begins that has no offsets, None where that may not happen."""
+        self._begin = begin
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._group = group
+        self._stack = contextlib.AsyncExitStack()
+        #: By partition, the note that was committed with its offset; '' for none.
+        self.notes: dict[int, str] = {}
+
+    async def __aenter__(self) -> Self:
+        """Go on at the group's offsets. Raises OffsetsLost where it has none that can be read, TopicMismatch too."""
+        partitions = await _partitions(self._bootstrap, self._topic)
+        async with _admin(self._bootstrap) as admin:
+            committed = await _committed(admin, self._group, partitions)
+        self._consumer = await self._stack.enter_async_context(_consumer(self._bootstrap, self._group))
+        try:
+            self._consumer.assign(partitions)
+            earliest, ends = await self._consumer.beginning_offsets(partitions), await self.end_offsets()
+            for tp in partitions:
+                found = committed.get(tp)
+                offset, note = (found.offset, found.metadata or "") if found and found.offset >= 0 else (None, "")
+                self._consumer.seek(tp, self._start(tp, offset, earliest[tp], ends[tp.partition]))
+                self.notes[tp.partition] = note
+            await self.keep()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    def _start(self, tp: TopicPartition, offset: int | None, earliest: int, end: int) -> int:
+        """Return where to begin in a partition; without an offset none was read, or the brokers forgot it."""
+        if offset is None and self._begin is None and earliest < end:
+            raise OffsetsLost(
+                f"group {self._group} has no offset in {tp}: say where to begin, if this is its first run. Brokers "
+                "forget the offsets of a group that commits nothing for offsets.retention.minutes (7 days)"
+            )
+        if offset is None:
+            return end if self._begin == "latest" else earliest
+        if not earliest <= offset <= end:
+            raise OffsetsLost(f"group {self._group}: {tp} has offsets {earliest} to {end}, not {offset}")
+        return offset
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Leave."""
+        await self._stack.aclose()
+
+    async def end_offsets(self) -> dict[int, int]:
+        """Return for each partition the offset that its next record will get."""
+        with _translated(self._bootstrap):
+            ends = await self._consumer.end_offsets(self._consumer.assignment())
+        return {tp.partition: offset for tp, offset in ends.items()}
+
+    async def position(self, partition: int) -> int:
+        """Return the offset that is read next."""
+        with _translated(self._bootstrap):
+            offset: int = await self._consumer.position(TopicPartition(self._topic, partition))
+        return offset
+
+    async def committed(self, partition: int) -> int:
+        """Return the offset that the group has in a partition, whoever committed it; 0 where it has none."""
+        with _translated(self._bootstrap):
+            offset: int | None = await self._consumer.committed(TopicPartition(self._topic, partition))
+        return offset or 0
+
+    async def keep(self) -> None:
+        """Commit again where the group is, so that brokers do not forget it. What was polled has to be done."""
+        for partition, note in list(self.notes.items()):
+            await self.commit(partition, await self.position(partition), note)
+
+    async def poll(self, most: int) -> dict[int, list[Record]]:
+        """Return up to so many records by partition; none when half a second brought none. Raises OffsetsLost too."""
+        with _translated(self._bootstrap):
+            found = await self._consumer.getmany(timeout_ms=500, max_records=most)
+        return {
+            tp.partition: [
+                Record(tp.topic, tp.partition, one.offset, one.timestamp, one.key, one.value, tuple(one.headers))
+                for one in records
+            ]
+            for tp, records in found.items()
+        }
+
+    async def commit(self, partition: int, offset: int, note: str = "") -> None:
+        """Keep how far the group is in a partition, with a note for its next reader; never back from where it is."""
+        if await self.committed(partition) > offset:
+            return
+        with _translated(self._bootstrap):
+            await self._consumer.commit({TopicPartition(self._topic, partition): OffsetAndMetadata(offset, note)})
+        self.notes[partition] = note
+
+
+async def _committed(admin: Any, group: str, partitions: list[TopicPartition]) -> Mapping[TopicPartition, Any]:
+    """Return a group's offsets with their notes as soon as it has a coordinator: the very first waits for one."""
+    for wait_s in _BACKOFF_S:
+        try:
+            found: Mapping[TopicPartition, Any] = await admin.list_consumer_group_offsets(group, partitions=partitions)
+        except _NO_COORDINATOR as error:
+            _log.debug("group %s: %s", group, error)
+            await asyncio.sleep(wait_s)
+        else:
+            return found
+    raise KafkaAway(f"group {group} has no coordinator yet")
+
+
 async def _partitions(bootstrap: str, topic: str) -> list[TopicPartition]:
     async with _admin(bootstrap) as admin:
         [described] = await admin.describe_topics([topic])
@@ -230,9 +349,10 @@ async def _admin(bootstrap: str) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def _consumer(bootstrap: str) -> AsyncIterator[Any]:
+async def _consumer(bootstrap: str, group: str | None = None) -> AsyncIterator[Any]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
+        group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="none",
         request_timeout_ms=_TIMEOUT_MS,

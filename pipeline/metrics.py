@@ -14,7 +14,7 @@ LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "disposition": ("accepted", "ignored", "dead_letter"),
     "reason": tuple(Reason),
     "revision": ("first", "correction"),
-    "route": ("livekit", "janus", "events", "openapi", "none"),
+    "route": ("livekit", "janus", "litellm", "events", "openapi", "none"),
     "status": ("200", "400", "401", "403", "404", "405", "408", "413", "415", "429", "500", "503"),
     "cause": (*Refusal, "credentials", "project", "source"),
     "answer": ("complete", "partial", "unconfirmed", "away", "refused"),

@@ -96,6 +96,13 @@ JANUS: Final[Allowed] = {
         "data": {**_kept("event", "room", "id"), **_masked("display", "private_id", "opaque_id", "reason")},
     },
 }
+#: A log of a LiteLLM proxy: what the adapter reads, but for what can be a person's.
+LITELLM: Final[Allowed] = {
+    **_kept("id", "call_type", "status", "custom_llm_provider", "model", "cache_hit", "startTime", "endTime"),
+    **_kept("prompt_tokens", "completion_tokens", "total_tokens"),
+    **_masked("messages", "response", "api_base", "end_user", "requester_ip_address", "error_str"),
+    "metadata": {**_kept("user_api_key_team_id"), **_masked("user_api_key_hash", "user_api_key_user_id")},
+}
 #: A canonical event: what may reach the lifecycle topic, but for what can be a person's.
 CANONICAL: Final[Allowed] = {
     **_kept("specversion", "id", "source", "type", "time", "datacontenttype", "dataschema"),

@@ -106,6 +106,9 @@ class RollupQuery:
     meter: str | None = None
 
 
+Query = UsageQuery | SessionQuery | RollupQuery
+
+
 class SessionRow(NamedTuple):
     """One session as people look at it. Times in ms: NEVER_MS where there is none; the flags are R3's to R9's."""
 

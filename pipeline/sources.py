@@ -10,14 +10,23 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from pipeline import livekit
+from pipeline import livekit, llm_litellm, llm_openai, llm_otlp
 from pipeline.janus import JanusAdapter
 from pipeline.metering.events import InvalidEvent
 from pipeline.metering.units import format_time, parse_time
 
-Format = Literal["auto", "canonical", "livekit", "janus"]
-Known = Literal["canonical", "livekit", "janus"]
+Known = Literal["canonical", "livekit", "janus", "litellm", "openai-log", "otlp"]
+Format = Literal["auto"] | Known
 
+#: Adapters without a memory, by format.
+_ADAPTERS: Final[dict[str, Callable[[Mapping[str, Any], str], list[dict[str, Any]]]]] = {
+    "livekit": livekit.canonical,
+    "litellm": llm_litellm.canonical,
+    "openai-log": llm_openai.canonical,
+    "otlp": llm_otlp.canonical,
+}
+#: What an answer of OpenAI's API says it is.
+_OPENAI: Final = ("chat.completion", "chat.completion.chunk", "text_completion", "response")
 #: How many entries `detect_format` looks at before it gives up.
 _LOOK_AT: Final = 100
 #: The times in an event's data, and the names in it that are an event's own.
@@ -51,10 +60,16 @@ def detect_format(path: Path) -> Known:
                 return "janus"
             if isinstance(document.get("event"), str):
                 return "livekit"
+            if "resourceMetrics" in document:
+                return "otlp"
+            if "prompt_tokens" in document and "startTime" in document:
+                return "litellm"
+            if document.get("object") in _OPENAI or "custom_id" in document:
+                return "openai-log"
         if number >= _LOOK_AT:
             break
     raise UnreadableFile(
-        f"{path}: no canonical event, LiveKit webhook or Janus event among the first {_LOOK_AT} entries; "
+        f"{path}: no canonical event, LiveKit webhook, Janus event or LLM usage among the first {_LOOK_AT} entries; "
         "name the format if it is one of these"
     )
 
@@ -63,7 +78,7 @@ def read_events(path: Path, format: Format = "auto", project: str = "demo") -> I
     """Yield the canonical events of a file as JSON bytes, in file order.
 
     Accepted are JSON Lines, a JSON array, and a conformance case ({"events": [...]}). `project` is who is
-    billed for LiveKit and Janus events; canonical events name theirs. JSON Lines are read line by line,
+    billed for what names nobody; canonical events name theirs. JSON Lines are read line by line,
     a JSON array as a whole. Raises UnreadableFile.
     """
     known = detect_format(path) if format == "auto" else format
@@ -100,8 +115,9 @@ def shifted(events: Iterable[bytes], to_ms: int) -> Iterator[bytes]:
 
 
 def _converter(known: Known, project: str) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
-    if known == "livekit":
-        return lambda payload: livekit.canonical(payload, project)
+    if known != "janus":
+        adapt = _ADAPTERS[known]
+        return lambda payload: adapt(payload, project)
     adapter = JanusAdapter(project)
     return lambda event: adapter.canonical([event])
 

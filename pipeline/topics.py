@@ -33,10 +33,11 @@ class Topics:
     dead_letters: Topic
     decisions: Topic
     rooms_changelog: Topic
+    refused: Topic
 
     def all(self) -> list[Topic]:
         """Return every topic, in the order in which to create them."""
-        return [self.lifecycle, self.rollups, self.dead_letters, self.decisions, self.rooms_changelog]
+        return [self.lifecycle, self.rollups, self.dead_letters, self.decisions, self.rooms_changelog, self.refused]
 
 
 def topics(settings: Settings) -> Topics:
@@ -46,6 +47,7 @@ def topics(settings: Settings) -> Topics:
     - usage.rollups: what billing reads (R17), key `project/meter`.
     - dead-letters: input that cannot be an event, as it came (R21).
     - usage.rollups.decisions: one partition whose order decides between emitters (R19); internal.
+    - usage.rollups.refused: rollups that a billing system did not take, with the reason; kept for ever.
     - the changelog of the worker's table of rooms; its name is Faust's, its partitions are lifecycle's.
     """
 
@@ -65,4 +67,5 @@ def topics(settings: Settings) -> Topics:
             settings.partitions,
             **{"cleanup.policy": "compact", "max.message.bytes": str(8 * 1_048_576)},
         ),
+        refused=topic("usage.rollups.refused", 1, **{"retention.ms": "-1"}),
     )

@@ -15,6 +15,7 @@ _TABLES = {
     *("reconciliations", "amendments", "audit_holds"),
     *("counter_facts", "discrete_facts", "number_facts"),
     *("counter_usage", "discrete_usage", "rental_usage", "session_usage"),
+    "attributed_usage",
 }
 
 
