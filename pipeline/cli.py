@@ -11,6 +11,7 @@ from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_explain import explain
 from pipeline.cli_gateway import gateway
+from pipeline.cli_invoice import invoice
 from pipeline.cli_options import examples
 from pipeline.cli_query import rollups, sessions, usage
 from pipeline.cli_reconcile import reconcile
@@ -39,6 +40,6 @@ def main() -> None:
 for command in (
     *(up, gateway, worker, emitter, migrate, demo),
     *(produce, replay, simulate, reconcile),
-    *(audit, explain, usage, sessions, rollups, amend, dead_letters),
+    *(audit, explain, usage, sessions, rollups, invoice, amend, dead_letters),
 ):
     main.add_command(command)

@@ -25,6 +25,8 @@ _EXPECTED: Final = (
     "UnreadableFile",
     "InvalidMeters",
     "InvalidProjects",
+    "InvalidPlans",
+    "InvoiceRefused",
     "SpoolInUse",
     "SpoolUnavailable",
     "MemoryUnavailable",

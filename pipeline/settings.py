@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     meters_file: Annotated[
         Path | None, Field(description="a table of meters of your own, in place of the built-in")
     ] = None
+    plans_file: Annotated[
+        Path | None, Field(description="plans, prices and who is on which plan (TOML), in place of the example")
+    ] = None
     grace_period_ms: Annotated[
         int, Field(description="how long after its end an hour is first emitted (R18)", ge=0)
     ] = 5 * MS_PER_MINUTE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Final, NamedTuple
 
-from pipeline.metering.meters import Meters
+from pipeline.metering.meters import Meter, Meters
 from pipeline.metering.money import EXACT
 from pipeline.metering.months import Month
 from pipeline.metering.plans import Account, InvalidPlans, Seller
@@ -29,11 +29,14 @@ class Line(NamedTuple):
 
     `charge` is what is due for the month as known now, `invoiced` what earlier invoices have charged, and `amount`
     what is still to pay. `hours` are the increments behind it; `changed` those hours whose increments are other than
-    when the item was last invoiced, with the difference.
+    when the item was last invoiced, with the difference. What is meant and its unit are kept with the line, as the
+    table of meters had them.
     """
 
     item: str
     month: Month
+    meaning: str
+    unit: str
     charge: Charge
     invoiced: Decimal
     invoiced_quantity: Decimal
@@ -100,8 +103,9 @@ def invoice(
         assert one.month < month, "months are invoiced in their order"
         before |= {(line.month, line.item): line for line in one.lines}
     lines = []
-    for charged, item, hours, charge in _charges(account, month, meters, usage, adjusted_from):
-        line = _line(charged, item, hours, charge, before.get((charged, item)), is_earlier=charged < month)
+    for charged, meter, hours, charge in _charges(account, month, meters, usage, adjusted_from):
+        item = meter.name if meter else BASE_FEE
+        line = _line(charged, meter, hours, charge, before.get((charged, item)), is_earlier=charged < month)
         if line.amount or (charged == month and line.hours):
             lines.append(line)
     if not any(line.amount for line in lines):
@@ -111,36 +115,43 @@ def invoice(
 
 def _charges(
     account: Account, month: Month, meters: Meters, usage: Mapping[str, Hours], adjusted_from: Month
-) -> Iterator[tuple[Month, str, Hours, Charge]]:
-    """Yield all that is due: of the next month and this one, then of the months before, the earliest first."""
+) -> Iterator[tuple[Month, Meter | None, Hours, Charge]]:
+    """Yield all that is due, by month and meter (None: the base fee).
 
-    def fee(charged: Month) -> tuple[Month, str, Hours, Charge]:
-        return charged, BASE_FEE, {}, base_fee(charged, account)
+    First of the next month and this one, then of the months before, the earliest first.
+    """
+
+    def fee(charged: Month) -> tuple[Month, None, Hours, Charge]:
+        return charged, None, {}, base_fee(charged, account)
 
     yield fee(month.shifted(1))
     charged = month
     while True:
         yield fee(charged)
-        for name, meter in meters.items():
+        for meter in meters.values():
             hours = {
                 hour_ms: increments
-                for hour_ms, increments in sorted(usage.get(name, {}).items())
+                for hour_ms, increments in sorted(usage.get(meter.name, {}).items())
                 if charged.start_ms <= hour_ms < charged.end_ms and account.at(hour_ms) is not None
             }
-            yield charged, name, hours, price(meter, hours, account)
+            yield charged, meter, hours, price(meter, hours, account)
         charged = adjusted_from if charged == month else charged.shifted(1)
         if charged >= month:
             return
 
 
-def _line(month: Month, item: str, hours: Hours, charge: Charge, before: Line | None, *, is_earlier: bool) -> Line:
+def _line(
+    month: Month, meter: Meter | None, hours: Hours, charge: Charge, before: Line | None, *, is_earlier: bool
+) -> Line:
     invoiced = before.charge if before else NOTHING
     seen = dict(before.hours) if before else {}
     changed = {hour_ms: hours.get(hour_ms, 0) - seen.get(hour_ms, 0) for hour_ms in sorted(hours.keys() | seen.keys())}
     is_adjustment = is_earlier or before is not None
     return Line(
-        item,
+        meter.name if meter else BASE_FEE,
         month,
+        (meter.meaning or meter.name) if meter else BASE_FEE,
+        meter.unit if meter else "hour",
         charge,
         invoiced.amount,
         invoiced.quantity,

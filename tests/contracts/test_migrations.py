@@ -12,7 +12,7 @@ from pipeline.migrations import Migration, Target, create_database, create_versi
 _TABLES = {
     *("session_facts", "room_facts", "server_facts", "events", "progress", "rollups", "meter_tables"),
     *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
-    *("reconciliations", "amendments", "audit_holds"),
+    *("reconciliations", "amendments", "audit_holds", "invoices"),
 }
 
 

@@ -1,0 +1,178 @@
+"""Invoices from the store: previews, and issuing, which gives a number and freezes. Blocking."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pipeline.audit_store import AuditStore
+from pipeline.clickhouse import StoreUnavailable
+from pipeline.invoice_store import Head, InvoiceStore
+from pipeline.metering.invoice import Hours, Invoice, first_month, invoice
+from pipeline.metering.meters import Meters
+from pipeline.metering.months import Month
+from pipeline.metering.plans import Account, InvalidPlans, Plans
+from pipeline.metering.plans_file import parse_plans
+from pipeline.metering.units import format_time
+from pipeline.resources import schemas
+from pipeline.rows import UsageQuery
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.clickhouse import Store
+
+#: How often another issuer may take a number before this one does, until it gives up.
+_MOST_ATTEMPTS: Final = 100
+
+
+class _Usage(NamedTuple):
+    """Increments by project, meter and hour (ms), from the first month that is looked at on."""
+
+    since: Month
+    cells: Mapping[str, Mapping[str, Hours]]
+
+
+class InvoiceRefused(ValueError):
+    """An invoice cannot be issued, or not yet; the message says why."""
+
+
+def read_plans(settings: Settings, meters: Meters) -> Plans:
+    """Read the plans file, or the example that ships where none is named; raises InvalidPlans."""
+    path = settings.plans_file or schemas() / "plans.toml"
+    try:
+        return parse_plans(path.read_text("utf-8"), meters)
+    except OSError as error:
+        raise InvalidPlans(f"{path}: cannot be read ({error.strerror}); mend ROOMMETER_PLANS_FILE") from error
+    except (InvalidPlans, UnicodeDecodeError) as error:
+        raise InvalidPlans(f"{path}: {error}") from error
+
+
+class Invoicing:
+    """Makes the invoices of a month, as of a moment (ms)."""
+
+    def __init__(
+        self, store: "Store", meters: Meters, plans: Plans, settings: Settings, month: Month, as_of_ms: int
+    ) -> None:
+        """Keep the parts; nothing is read yet."""
+        self._store = store
+        self._log = InvoiceStore(store)
+        self._meters = meters
+        self._plans = plans
+        self._settings = settings
+        self._month = month
+        self._as_of_ms = as_of_ms
+        self._seen: set[str] = set()
+
+    def preview(self, project: str | None = None) -> list[Invoice]:
+        """Return the invoices of the month, in order of the projects: those issued as they are, others as of now."""
+        heads = self._log.heads()
+        usage = self._usage(heads, project)
+        found = (self._one(account, heads, usage) for account in self._accounts(project))
+        return [one for one in found if one is not None]
+
+    def trial(self, plan: str, project: str | None = None) -> list[Invoice]:
+        """Return what the month would cost every project with usage in it, if all were on that plan. Issues nothing."""
+        if plan not in self._plans.plans:
+            raise InvalidPlans(f"there is no plan {plan!r}; they are {', '.join(sorted(self._plans.plans))}")
+        tried = self._plans.plans[plan]
+        usage = self._usage((), project)
+        accounts = (Account(name, ((tried.price_lists[0].from_ms, tried),)) for name in sorted(usage.cells))
+        found = (self._compute(account, (), usage) for account in accounts)
+        return [one for one in found if one is not None]
+
+    def unassigned(self) -> list[str]:
+        """Return the projects, of those that were looked at, with usage that the plans file does not name."""
+        return sorted(self._seen - self._plans.accounts.keys())
+
+    def issue(self, project: str | None = None) -> Iterator[Invoice]:
+        """Issue the invoices of the month, one after the other, and yield each; those issued already as they are.
+
+        Running it again, at the same time elsewhere, or after it was killed anywhere, issues none twice. Raises
+        InvoiceRefused before the first one where any of them may not be issued.
+        """
+        accounts = self._accounts(project)
+        heads = self._log.heads()
+        self._check(accounts, heads)
+        usage = self._usage(heads, project)
+        for account in accounts:
+            one = self._issue(account, usage)
+            if one is not None:
+                yield one
+
+    def _issue(self, account: Account, usage: _Usage) -> Invoice | None:
+        """Append to the log as it was read; where it has grown meanwhile, read it again."""
+        for _ in range(_MOST_ATTEMPTS):
+            heads = self._log.heads()
+            self._check([account], heads)
+            found = self._one(account, heads, usage)
+            if found is None or found.number is not None:
+                return found
+            numbered = replace(found, number=len(heads) + 1)
+            if self._log.append(numbered):
+                return numbered
+        raise StoreUnavailable(f"others took {_MOST_ATTEMPTS} numbers while one was wanted for {account.project}")
+
+    def _one(self, account: Account, heads: Sequence[Head], usage: _Usage) -> Invoice | None:
+        if any((head.project, head.month) == (account.project, self._month) for head in heads):
+            return self._log.invoices(account.project, self._month, self._month)[0]
+        return self._compute(account, heads, usage)
+
+    def _compute(self, account: Account, heads: Sequence[Head], usage: _Usage) -> Invoice | None:
+        before = (usage.since.shifted(-1), self._month.shifted(-1))
+        is_known = any(head.project == account.project for head in heads)
+        return invoice(
+            account,
+            self._month,
+            self._meters,
+            usage.cells.get(account.project, {}),
+            self._log.invoices(account.project, *before) if is_known else (),
+            adjusted_from=usage.since,
+            as_of_ms=self._as_of_ms,
+            seller=self._plans.seller,
+        )
+
+    def _since(self, heads: Sequence[Head]) -> Month:
+        """Return the first month to look at: of those in the window, none before the first that was ever invoiced."""
+        window = first_month(self._month, self._settings.correction_window_ms)
+        return min(self._month, max(window, min((head.month for head in heads), default=self._month)))
+
+    def _usage(self, heads: Sequence[Head], project: str | None) -> _Usage:
+        since = self._since(heads)
+        query = UsageQuery(
+            as_of_ms=self._as_of_ms,
+            from_ms=since.start_ms,
+            to_ms=self._month.end_ms,
+            project=project,
+            orphan_after_ms=self._settings.orphan_after_ms,
+        )
+        cells: dict[str, dict[str, dict[int, int]]] = {}
+        for (name, meter, hour_ms), cell in self._store.usage(query):
+            cells.setdefault(name, {}).setdefault(meter, {})[hour_ms] = cell.increments
+        self._seen |= cells.keys()
+        return _Usage(since, cells)
+
+    def _accounts(self, project: str | None) -> list[Account]:
+        if project is None:
+            return [self._plans.accounts[name] for name in sorted(self._plans.accounts)]
+        if project not in self._plans.accounts:
+            raise InvalidPlans(f"the plans file says nothing of a project {project!r}")
+        return [self._plans.accounts[project]]
+
+    def _check(self, accounts: Sequence[Account], heads: Sequence[Head]) -> None:
+        """Refuse what would freeze too early or out of order; what is issued already is not frozen anew."""
+        issued = {head.project for head in heads if head.month == self._month}
+        names = {account.project for account in accounts} - issued
+        complete_ms = self._month.end_ms + self._settings.grace_period_ms
+        if names and self._as_of_ms < complete_ms:
+            raise InvoiceRefused(f"{self._month} is not complete before {format_time(complete_ms)}: leave out --issue")
+        for head in heads:
+            if head.project in names and head.month > self._month:
+                raise InvoiceRefused(
+                    f"{head.project} has the invoice of {head.month} already: "
+                    f"what is due for {self._month} comes with its next one"
+                )
+        since_ms = self._since(heads).start_ms
+        for name, hour_ms in sorted(AuditStore(self._store).held()):
+            if name in names and since_ms <= hour_ms < self._month.end_ms:
+                raise InvoiceRefused(
+                    f"the audit holds back {format_time(hour_ms)} of {name}: see `roommeter audit`, and mend it first"
+                )
