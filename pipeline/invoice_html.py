@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Final
 
+from pipeline.dead_letter_text import visible
 from pipeline.invoice_document import commands
 from pipeline.invoice_text import COLUMNS, Row, facts, heading, number, rows
 from pipeline.metering.invoice import Invoice
@@ -15,7 +16,7 @@ body { max-width: 52rem; margin: 2.5rem auto; padding: 0 1.5rem; background: #ff
   font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 1.5rem; font-weight: 600; }
 h2 { font-size: 1rem; margin: 2.5rem 0 .5rem; }
-header { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; margin-bottom: 2rem; }
+header { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; margin-bottom: 2rem; }
 header > div { flex: 1 1 12rem; min-width: 0; overflow-wrap: anywhere; }
 .label { color: #60646c; font-size: .8rem; text-transform: uppercase; letter-spacing: .04em; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 0; }
@@ -29,6 +30,7 @@ td + td, th + th { white-space: nowrap; }
 tr.detail td { border: 0; color: #60646c; font-size: .87rem; padding-top: 0; }
 tr.detail td:first-child { padding-left: 1rem; }
 tr { break-inside: avoid; }
+tr.detail { break-before: avoid; }
 thead { display: table-header-group; }
 tfoot { display: table-row-group; }
 tfoot td { border-top: 2px solid #1c2024; font-weight: 600; font-size: 1.1rem; }
@@ -37,7 +39,7 @@ tfoot td { border-top: 2px solid #1c2024; font-weight: 600; font-size: 1.1rem; }
 .behind { font-size: .8rem; color: #60646c; }
 .behind p { margin: .6rem 0 .1rem; }
 code { display: block; font: .75rem/1.4 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-@media print { body { margin: 0; padding: 0; max-width: none; font-size: 10pt; } }
+@media print { html { font-size: 9.5pt; } body { margin: 0; padding: 0; max-width: none; font-size: 1rem; } }
 """
 
 
@@ -107,4 +109,4 @@ def _behind(invoice: Invoice) -> Iterator[str]:
 
 
 def _codes(typed: Iterable[str]) -> str:
-    return "".join(f"<code>{escape(command)}</code>\n" for command in typed)
+    return "".join(f"<code>{escape(visible(command))}</code>\n" for command in typed)

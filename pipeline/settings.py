@@ -10,7 +10,7 @@ from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
 
 
 class Settings(BaseSettings):
-    """All settings. The tables of the README and of infra/connect.md are checked against this class."""
+    """All settings. The tables of README, infra/connect.md and infra/billing.md are checked against this class."""
 
     model_config = SettingsConfigDict(env_prefix="ROOMMETER_", frozen=True, extra="ignore")
 
