@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from dataclasses import replace
+from decimal import Decimal
 from html.parser import HTMLParser
 
 import pytest
@@ -176,7 +177,7 @@ def test_csv_has_a_row_for_each_line_that_adds_up() -> None:
     one = _october()
     listed = list(csv.DictReader(io.StringIO(to_csv([one]))))
     assert [row["kind"] for row in listed] == ["base_fee", "adjustment", "usage", "usage", "adjustment"]
-    assert sum(float(row["amount"]) for row in listed) == pytest.approx(float(one.total))
+    assert sum(Decimal(row["amount"]) for row in listed) == one.total
 
 
 @pytest.mark.parametrize("project", ["=1+1", "+1", "-1", "@SUM(A1)"])
