@@ -1,5 +1,6 @@
 """The command that makes invoices: looks at them first, and issues them when told to."""
 
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -74,6 +75,8 @@ def invoice(
 
     if plan is not None and issue:
         raise click.UsageError("--plan is for previews: what is issued is as the plans file says")
+    if issue and as_of_ms > time.time_ns() // 1_000_000:
+        raise click.UsageError("--as-of lies ahead: what is issued is what is known")
     if as_format in (("html", "pdf") if out is None else ("table",)):
         raise click.UsageError("html and pdf need --out DIR, csv and json can have it; a table is for the terminal")
     settings = settings_with(store=store)
@@ -94,8 +97,10 @@ def invoice(
 
 def _said(issued: "Iterable[Invoice]") -> "Iterable[Invoice]":
     """Say of each invoice that it is issued, as soon as it is."""
+    from pipeline.dead_letter_text import visible
+
     for one in issued:
-        click.echo(f"issued {one.name}: {one.project}, {one.total} {one.currency}", err=True)
+        click.echo(f"issued {one.name}: {visible(one.project)}, {one.total} {one.currency}", err=True)
         yield one
 
 
@@ -144,13 +149,16 @@ def _file(one: "Invoice", as_format: str) -> bytes:
 
 
 def _tables(found: "list[Invoice]") -> None:
+    from rich.markup import escape
+
+    from pipeline.dead_letter_text import visible
     from pipeline.invoice_text import COLUMNS, heading, number, rows
 
     if not found:
         click.echo("Nothing is due.")
     for one in found:
         listed = [*rows(one)]
-        title = f"{heading(one)}: {one.project}, {one.month}, {one.currency}"
+        title = escape(f"{heading(one)}: {visible(one.project)}, {one.month}, {one.currency}")
         total = ("Total", "", "", "", number(one.total))
         shown = [("  " * (row.level == "detail") + row.text, *row[2:]) for row in listed]
         print_table(title, COLUMNS, [dict(zip(COLUMNS, row, strict=True)) for row in (*shown, total)])

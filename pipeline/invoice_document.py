@@ -60,7 +60,7 @@ def decode_invoice(document: bytes) -> Invoice:
 
 
 def commands(invoice: Invoice, line: Line) -> Iterator[str]:
-    """Yield the commands that show what is behind a line: its hours, and what happened in the hours that matter.
+    """Yield the commands that show what is behind a line: its hours, and the sessions in the hours that matter.
 
     As of the moment of the invoice: what arrived later is in the next one.
     """
@@ -70,8 +70,9 @@ def commands(invoice: Invoice, line: Line) -> Iterator[str]:
     as_of = f"--as-of {format_time(invoice.as_of_ms)}"
     span = f"--from {format_time(line.month.start_ms)} --to {format_time(line.month.end_ms)}"
     yield f"roommeter usage {which} {span} {as_of}"
-    hours = line.changed[:_MOST_FOLLOWED] if line.is_adjustment else line.hours[:1]
-    for hour_ms, _ in hours:
+    if line.measures != "session":
+        return
+    for hour_ms, _ in line.changed[:_MOST_FOLLOWED] if line.is_adjustment else line.hours[:1]:
         yield f"roommeter explain {which} --hour {format_time(hour_ms)} {as_of}"
 
 
@@ -86,6 +87,7 @@ def _line_document(invoice: Invoice, line: Line) -> dict[str, Any]:
         "item": line.item,
         "month": str(line.month),
         "meaning": line.meaning,
+        "measures": line.measures,
         "unit": line.unit,
         "quantity": format(line.charge.quantity, "f"),
         "included": format(line.charge.included, "f"),
@@ -124,6 +126,7 @@ def _line(fields: dict[str, Any]) -> Line:
         item=fields["item"],
         month=Month.parse(fields["month"]),
         meaning=fields["meaning"],
+        measures=fields["measures"],
         unit=fields["unit"],
         charge=Charge(Decimal(fields["quantity"]), Decimal(fields["included"]), tuple(parts), Decimal(fields["due"])),
         invoiced=Decimal(fields["invoiced"]),

@@ -3,7 +3,7 @@
 How two issuers agree on numbers is told in schemas/clickhouse/0012_invoices.sql.
 """
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from pipeline.metering.months import Month
 if TYPE_CHECKING:
     from pipeline.clickhouse import Store
 
-_HEADS: Final = "SELECT number, project, month FROM invoices ORDER BY number"
+_HEADS: Final = "SELECT number, project, month FROM invoices WHERE number > {after:UInt64} ORDER BY number"
 _DOCUMENTS: Final = """
 SELECT document FROM invoices
 WHERE project = {project:String} AND month >= {from:String} AND month <= {to:String}
@@ -24,30 +24,32 @@ ORDER BY number
 _NUMBERED: Final = "SELECT document FROM invoices WHERE number = {number:UInt64}"
 
 
-class Head(NamedTuple):
-    """What an issued invoice is known by."""
-
-    number: int
-    project: str
-    month: Month
-
-
 class InvoiceStore:
-    """The store, as invoicing sees it. Every method raises StoreUnavailable or StoreError."""
+    """The store, as invoicing sees it: the log as far as it was read. Methods raise StoreUnavailable or StoreError."""
 
     def __init__(self, store: "Store") -> None:
-        """Wrap an open store."""
+        """Wrap an open store; nothing is read yet."""
         self._store = store
+        self._months: dict[str, list[Month]] = {}
+        #: The last number given, 0 for none, and the first month that was ever invoiced.
+        self.last_number = 0
+        self.first_month: Month | None = None
 
-    def heads(self) -> list[Head]:
-        """Return all issued invoices in the order of their numbers, which have to be 1, 2, 3 and so on."""
-        heads = [Head(number, project, Month.parse(month)) for number, project, month in self._store.query(_HEADS)]
-        for expected, head in enumerate(heads, 1):
-            if head.number != expected:
-                what = "is missing" if head.number > expected else "was given twice"
-                number = min(expected, head.number)
-                raise StoreError(f"the invoice of number {number} {what}: restore the table `invoices` first")
-        return heads
+    def read(self) -> None:
+        """Read what the log has got since it was read last; its numbers have to be 1, 2, 3 and so on."""
+        for number, project, text in self._store.query(_HEADS, after=self.last_number):
+            if number != self.last_number + 1:
+                what = "was given twice" if number == self.last_number else "is missing"
+                wrong = min(number, self.last_number + 1)
+                raise StoreError(f"the invoice of number {wrong} {what}: restore the table `invoices` first")
+            month = Month.parse(text)
+            self._months.setdefault(project, []).append(month)
+            self.first_month = min(month, self.first_month or month)
+            self.last_number = number
+
+    def months(self, project: str) -> list[Month]:
+        """Return the months of which a project has invoices."""
+        return self._months.get(project, [])
 
     def invoices(self, project: str, from_month: Month, to_month: Month) -> list[Invoice]:
         """Return a project's invoices of months from one to another, both included, by their numbers."""

@@ -1,12 +1,13 @@
 """Invoices from the store: previews, and issuing, which gives a number and freezes. Blocking."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pipeline.audit_store import AuditStore
 from pipeline.clickhouse import StoreUnavailable
-from pipeline.invoice_store import Head, InvoiceStore
+from pipeline.invoice_store import InvoiceStore
 from pipeline.metering.invoice import Hours, Invoice, first_month, invoice
 from pipeline.metering.meters import Meters
 from pipeline.metering.months import Month
@@ -64,9 +65,9 @@ class Invoicing:
 
     def preview(self, project: str | None = None) -> list[Invoice]:
         """Return the invoices of the month, in order of the projects: those issued as they are, others as of now."""
-        heads = self._log.heads()
-        usage = self._usage(heads, project)
-        found = (self._one(account, heads, usage) for account in self._accounts(project))
+        self._log.read()
+        usage = self._usage(project)
+        found = (self._one(account, usage) for account in self._accounts(project))
         return [one for one in found if one is not None]
 
     def trial(self, plan: str, project: str | None = None) -> list[Invoice]:
@@ -74,9 +75,9 @@ class Invoicing:
         if plan not in self._plans.plans:
             raise InvalidPlans(f"there is no plan {plan!r}; they are {', '.join(sorted(self._plans.plans))}")
         tried = self._plans.plans[plan]
-        usage = self._usage((), project)
+        usage = self._usage(project)
         accounts = (Account(name, ((tried.price_lists[0].from_ms, tried),)) for name in sorted(usage.cells))
-        found = (self._compute(account, (), usage) for account in accounts)
+        found = (self._compute(account, usage, ()) for account in accounts)
         return [one for one in found if one is not None]
 
     def unassigned(self) -> list[str]:
@@ -90,53 +91,51 @@ class Invoicing:
         InvoiceRefused before the first one where any of them may not be issued.
         """
         accounts = self._accounts(project)
-        heads = self._log.heads()
-        self._check(accounts, heads)
-        usage = self._usage(heads, project)
+        self._log.read()
+        self._check({account.project for account in accounts if self._month not in self._log.months(account.project)})
+        usage = self._usage(project)
         for account in accounts:
             one = self._issue(account, usage)
             if one is not None:
                 yield one
 
     def _issue(self, account: Account, usage: _Usage) -> Invoice | None:
-        """Append to the log as it was read; where it has grown meanwhile, read it again."""
+        """Append to the log as it was read; where it has grown meanwhile, read on and begin again."""
         for _ in range(_MOST_ATTEMPTS):
-            heads = self._log.heads()
-            self._check([account], heads)
-            found = self._one(account, heads, usage)
+            self._log.read()
+            found = self._one(account, usage)
             if found is None or found.number is not None:
                 return found
-            numbered = replace(found, number=len(heads) + 1)
+            self._check_order(account.project)
+            numbered = replace(found, number=self._log.last_number + 1)
             if self._log.append(numbered):
                 return numbered
         raise StoreUnavailable(f"others took {_MOST_ATTEMPTS} numbers while one was wanted for {account.project}")
 
-    def _one(self, account: Account, heads: Sequence[Head], usage: _Usage) -> Invoice | None:
-        if any((head.project, head.month) == (account.project, self._month) for head in heads):
+    def _one(self, account: Account, usage: _Usage) -> Invoice | None:
+        """Return the invoice of the month that was issued, else the one that is due."""
+        months = self._log.months(account.project)
+        if self._month in months:
             return self._log.invoices(account.project, self._month, self._month)[0]
-        return self._compute(account, heads, usage)
-
-    def _compute(self, account: Account, heads: Sequence[Head], usage: _Usage) -> Invoice | None:
         before = (usage.since.shifted(-1), self._month.shifted(-1))
-        is_known = any(head.project == account.project for head in heads)
+        return self._compute(account, usage, self._log.invoices(account.project, *before) if months else ())
+
+    def _compute(self, account: Account, usage: _Usage, earlier: Sequence[Invoice]) -> Invoice | None:
         return invoice(
             account,
             self._month,
             self._meters,
             usage.cells.get(account.project, {}),
-            self._log.invoices(account.project, *before) if is_known else (),
+            earlier,
             adjusted_from=usage.since,
             as_of_ms=self._as_of_ms,
             seller=self._plans.seller,
         )
 
-    def _since(self, heads: Sequence[Head]) -> Month:
-        """Return the first month to look at: of those in the window, none before the first that was ever invoiced."""
+    def _usage(self, project: str | None) -> _Usage:
+        """Return usage from the first month that is looked at: in the window, and not before the first one invoiced."""
         window = first_month(self._month, self._settings.correction_window_ms)
-        return min(self._month, max(window, min((head.month for head in heads), default=self._month)))
-
-    def _usage(self, heads: Sequence[Head], project: str | None) -> _Usage:
-        since = self._since(heads)
+        since = min(self._month, max(window, self._log.first_month or self._month))
         query = UsageQuery(
             as_of_ms=self._as_of_ms,
             from_ms=since.start_ms,
@@ -157,22 +156,23 @@ class Invoicing:
             raise InvalidPlans(f"the plans file says nothing of a project {project!r}")
         return [self._plans.accounts[project]]
 
-    def _check(self, accounts: Sequence[Account], heads: Sequence[Head]) -> None:
-        """Refuse what would freeze too early or out of order; what is issued already is not frozen anew."""
-        issued = {head.project for head in heads if head.month == self._month}
-        names = {account.project for account in accounts} - issued
+    def _check(self, projects: AbstractSet[str]) -> None:
+        """Refuse to freeze too early, out of order, or what is known to be wrong."""
         complete_ms = self._month.end_ms + self._settings.grace_period_ms
-        if names and self._as_of_ms < complete_ms:
+        if projects and self._as_of_ms < complete_ms:
             raise InvoiceRefused(f"{self._month} is not complete before {format_time(complete_ms)}: leave out --issue")
-        for head in heads:
-            if head.project in names and head.month > self._month:
+        for project in sorted(projects):
+            self._check_order(project)
+        for project, hour_ms in sorted(AuditStore(self._store).held()):
+            if project in projects and hour_ms < self._month.end_ms:
                 raise InvoiceRefused(
-                    f"{head.project} has the invoice of {head.month} already: "
-                    f"what is due for {self._month} comes with its next one"
+                    f"the audit holds back {format_time(hour_ms)} of {project}: mend what `roommeter audit` shows"
                 )
-        since_ms = self._since(heads).start_ms
-        for name, hour_ms in sorted(AuditStore(self._store).held()):
-            if name in names and since_ms <= hour_ms < self._month.end_ms:
-                raise InvoiceRefused(
-                    f"the audit holds back {format_time(hour_ms)} of {name}: see `roommeter audit`, and mend it first"
-                )
+
+    def _check_order(self, project: str) -> None:
+        later = [month for month in self._log.months(project) if month > self._month]
+        if later:
+            raise InvoiceRefused(
+                f"{project} has the invoice of {min(later)} already: "
+                f"what is due for {self._month} comes with its next one"
+            )

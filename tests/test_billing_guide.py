@@ -131,6 +131,7 @@ def test_csv_is_a_row_for_each_line(books: tuple[Path, dict[str, str]]) -> None:
     [
         ("--month 2026-13", "'2026-13' is not a month such as 2026-10"),
         ("--month 2026-01 --plan ship --issue", "--plan is for previews"),
+        ("--month 2026-01 --issue --as-of 2199-01-01", "--as-of lies ahead"),
         ("--month 2026-01 --format pdf", "html and pdf need --out DIR"),
         ("--month 2026-01 --project bolt", "the plans file says nothing of a project 'bolt'"),
         ("--month 2026-01 --as-of 2026-01-15 --issue --project acme --store chdb:///nowhere", "there is no store"),

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import json
 import re
 from dataclasses import replace
 from decimal import Decimal
 from html.parser import HTMLParser
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from pipeline.invoice_document import commands, decode_invoice, encode_invoice
 from pipeline.invoice_html import to_html
@@ -17,7 +19,7 @@ from pipeline.metering.invoice import Invoice, invoice
 from pipeline.metering.months import Month
 from pipeline.metering.plans import Seller
 from pipeline.metering.units import MS_PER_HOUR
-from tests.metering.builders import METERS
+from tests.metering.builders import METERS, ROOT
 from tests.metering.plan_texts import account_of
 
 _SEPTEMBER, _OCTOBER = Month(2026, 9), Month(2026, 10)
@@ -92,6 +94,14 @@ def test_an_invoice_comes_back_from_its_document(project: str) -> None:
     document = encode_invoice(one)
     assert decode_invoice(document) == one
     assert encode_invoice(decode_invoice(document)) == document
+
+
+def test_a_document_is_as_its_schema_says() -> None:
+    """Every field is described, and there is no other."""
+    schema = json.loads((ROOT / "schemas" / "invoice.v1.json").read_text())
+    validator = Draft202012Validator(schema)
+    for one in (_october(), replace(_october(_HOSTILE), number=None)):
+        validator.validate(json.loads(encode_invoice(one)))
 
 
 def test_people_read_parts_and_adjustments_under_their_lines() -> None:

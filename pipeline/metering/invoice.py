@@ -29,13 +29,14 @@ class Line(NamedTuple):
 
     `charge` is what is due for the month as known now, `invoiced` what earlier invoices have charged, and `amount`
     what is still to pay. `hours` are the increments behind it; `changed` those hours whose increments are other than
-    when the item was last invoiced, with the difference. What is meant and its unit are kept with the line, as the
-    table of meters had them.
+    when the item was last invoiced, with the difference. What the table of meters said
+    of the item is kept with the line; a base fee measures nothing.
     """
 
     item: str
     month: Month
     meaning: str
+    measures: str
     unit: str
     charge: Charge
     invoiced: Decimal
@@ -151,6 +152,7 @@ def _line(
         meter.name if meter else BASE_FEE,
         month,
         (meter.meaning or meter.name) if meter else BASE_FEE,
+        meter.measures if meter else "",
         meter.unit if meter else "hour",
         charge,
         invoiced.amount,
