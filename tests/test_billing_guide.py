@@ -26,6 +26,7 @@ from tests.metering.plan_texts import plans_of
 _GUIDE: Final = (ROOT / "infra" / "billing.md").read_text()
 _MOST_LINES: Final = 150
 _JANUARY: Final = Month(2026, 1)
+_HOSTILE: Final = "[/b]\x1b[2J<script>"
 
 
 def _blocks(language: str) -> list[str]:
@@ -47,7 +48,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
     facts = Session("agent", connected_at_ms=start_ms, disconnected_at_ms=end_ms, last_seen_ms=end_ms)
     with closing(Store.open(dsn)) as store:
         store.migrate(METERS)
-        store.write(Batch(sessions=[("acme", "RM_1", "PA_1", facts), ("bolt", "RM_1", "PA_1", facts)]))
+        store.write(Batch(sessions=[("acme", "RM_1", "PA_1", facts), (_HOSTILE, "RM_1", "PA_1", facts)]))
         yield folder, {"ROOMMETER_STORE": dsn, "ROOMMETER_PLANS_FILE": str(folder / "plans.toml")}
 
 
@@ -98,7 +99,7 @@ def test_every_command_of_the_guide_works_in_its_order(books: tuple[Path, dict[s
     assert {command: result.output for command, result in results.items() if result.exit_code} == {}
     said = [result.stdout for result in results.values()]
     assert "Preview of an invoice: acme, 2026-01, USD" in said[0]
-    assert "on no plan, though with usage: bolt" in results["roommeter invoice --month 2026-01"].stderr
+    assert "on no plan, though with usage: [/b]\\x1b[2J<script>" in results["roommeter invoice --month 2026-01"].stderr
     assert "issued RM-000001: acme, 100.10 USD" in results["roommeter invoice --month 2026-01 --issue"].stderr
     assert "Invoice RM-000001: acme" in results["roommeter invoice --month 2026-01 --issue"].stdout
     assert {path.name for path in (books[0] / "invoices").iterdir()} == {
@@ -113,17 +114,23 @@ def test_the_example_can_be_tried_without_a_file(books: tuple[Path, dict[str, st
     result = _run(books, f"{command} --format json", ROOMMETER_PLANS_FILE=None)
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(one["project"], one["number"], one["total"]) for one in found] == [
+        (_HOSTILE, None, "100.10"),
         ("acme", None, "100.10"),
-        ("bolt", None, "100.10"),
     ]
+
+
+def test_a_terminal_obeys_no_project(books: tuple[Path, dict[str, str]]) -> None:
+    """Neither its own codes nor those of our tables."""
+    result = _run(books, "roommeter invoice --month 2026-01 --plan ship")
+    assert "Preview of an invoice: [/b]\\x1b[2J<script>, 2026-01, USD" in result.stdout
 
 
 def test_csv_is_a_row_for_each_line(books: tuple[Path, dict[str, str]]) -> None:
     """Under names that a spreadsheet sorts by."""
-    result = _run(books, "roommeter invoice --month 2026-01 --plan ship --project bolt --format csv")
+    result = _run(books, "roommeter invoice --month 2026-01 --plan ship --project acme --format csv")
     heading, *rows = result.stdout.splitlines()
     assert heading == ",".join(CSV_COLUMNS)
-    assert rows[2].startswith("preview,bolt,2026-01,usage,agent_session_minutes,2026-01,minute,5010,5000,10,0.01,0.10,")
+    assert rows[2].startswith("preview,acme,2026-01,usage,agent_session_minutes,2026-01,minute,5010,5000,10,0.01,0.10,")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pipeline.metering.invoice import Invoice
 from pipeline.metering.meters import Meters
 from pipeline.metering.months import Month
 from pipeline.metering.plans import InvalidPlans, Plans
+from pipeline.metering.rollup import revise
 from pipeline.metering.session import Session
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from pipeline.rows import Batch, UsageQuery
@@ -70,6 +71,16 @@ def test_the_hours_behind_a_line_are_the_cells_of_usage(store: Store) -> None:
     cells = store.usage(UsageQuery(as_of_ms=one.as_of_ms, project="acme", meter=_METER))
     assert list(line.hours) == [(hour_ms, cell.increments) for (_, _, hour_ms), cell in cells]
     assert str(line.charge.quantity) == str(sum(increments for _, increments in line.hours)) == "137"
+
+
+def test_a_lines_quantity_is_the_sum_of_what_was_emitted(store: Store) -> None:
+    """R17: the newest revision of each hour of the month, as consumers of rollups add them up."""
+    _used(store, 130)
+    [one] = _invoicing(store, _plans("acme")).preview()
+    cells = dict(store.usage(UsageQuery(as_of_ms=one.as_of_ms, project="acme", meter=_METER)))
+    store.insert_rollups(list(revise({}, cells, one.as_of_ms, one.as_of_ms)), METERS)
+    emitted = store.query("SELECT sum(quantity) FROM rollups WHERE toYYYYMM(hour) = 202610")
+    assert [tuple(row) for row in emitted] == [(one.lines[0].charge.quantity,)]
 
 
 def test_a_preview_issues_nothing(store: Store) -> None:

@@ -179,7 +179,7 @@ _any_hours = st.dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=settings().max_examples // 2)
 @given(documents(), st.lists(_any_hours, min_size=3, max_size=3))
 def test_all_invoices_together_are_what_is_due(document: Document, seen: list[dict[int, int]]) -> None:
     """Whatever usage turns out to be, month after month: the newest view of it is what was charged in the end."""

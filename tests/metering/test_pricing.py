@@ -34,7 +34,7 @@ def _amount(tariff: str, *increments: int) -> Decimal:
     return _priced(flat(tariff), *increments).amount
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=5 * settings().max_examples)
 @given(documents(), st.sampled_from(PRICED), _hours)
 def test_a_charge_is_what_its_increments_cost_one_by_one(document: Document, meter: str, hours: dict[int, int]) -> None:
     """Tiers, volume, included, changes of prices and plans inside the month; rounded once."""
@@ -46,7 +46,7 @@ def test_a_charge_is_what_its_increments_cost_one_by_one(document: Document, met
     assert charge.quantity == charge.included + sum(part.quantity for part in charge.parts)
 
 
-@settings(max_examples=50)  # each of 744 hours
+@settings(max_examples=settings().max_examples // 4)  # each of 744 hours
 @given(documents())
 def test_a_base_fee_is_the_sum_of_its_hours_shares(document: Document) -> None:
     """A change of plan or fee inside a month splits it by hours."""
