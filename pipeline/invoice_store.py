@@ -51,6 +51,10 @@ class InvoiceStore:
         """Return the months of which a project has invoices."""
         return self._months.get(project, [])
 
+    def projects(self, month: Month) -> set[str]:
+        """Return the projects that have an invoice of a month."""
+        return {project for project, months in self._months.items() if month in months}
+
     def invoices(self, project: str, from_month: Month, to_month: Month) -> list[Invoice]:
         """Return a project's invoices of months from one to another, both included, by their numbers."""
         rows = self._store.query(_DOCUMENTS, project=project, **{"from": str(from_month), "to": str(to_month)})

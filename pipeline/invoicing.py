@@ -67,7 +67,7 @@ class Invoicing:
         """Return the invoices of the month, in order of the projects: those issued as they are, others as of now."""
         self._log.read()
         usage = self._usage(project)
-        found = (self._one(account, usage) for account in self._accounts(project))
+        found = (self._one(name, usage) for name in self._projects(project))
         return [one for one in found if one is not None]
 
     def trial(self, plan: str, project: str | None = None) -> list[Invoice]:
@@ -90,35 +90,36 @@ class Invoicing:
         Running it again, at the same time elsewhere, or after it was killed anywhere, issues none twice. Raises
         InvoiceRefused before the first one where any of them may not be issued.
         """
-        accounts = self._accounts(project)
         self._log.read()
-        self._check({account.project for account in accounts if self._month not in self._log.months(account.project)})
+        projects = self._projects(project)
+        self._check({name for name in projects if self._month not in self._log.months(name)})
         usage = self._usage(project)
-        for account in accounts:
-            one = self._issue(account, usage)
+        for name in projects:
+            one = self._issue(name, usage)
             if one is not None:
                 yield one
 
-    def _issue(self, account: Account, usage: _Usage) -> Invoice | None:
+    def _issue(self, project: str, usage: _Usage) -> Invoice | None:
         """Append to the log as it was read; where it has grown meanwhile, read on and begin again."""
         for _ in range(_MOST_ATTEMPTS):
             self._log.read()
-            found = self._one(account, usage)
+            found = self._one(project, usage)
             if found is None or found.number is not None:
                 return found
-            self._check_order(account.project)
+            self._check_order(project)
             numbered = replace(found, number=self._log.last_number + 1)
             if self._log.append(numbered):
                 return numbered
-        raise StoreUnavailable(f"others took {_MOST_ATTEMPTS} numbers while one was wanted for {account.project}")
+        raise StoreUnavailable(f"others took {_MOST_ATTEMPTS} numbers while one was wanted for {project}")
 
-    def _one(self, account: Account, usage: _Usage) -> Invoice | None:
+    def _one(self, project: str, usage: _Usage) -> Invoice | None:
         """Return the invoice of the month that was issued, else the one that is due."""
-        months = self._log.months(account.project)
+        months = self._log.months(project)
         if self._month in months:
-            return self._log.invoices(account.project, self._month, self._month)[0]
+            return self._log.invoices(project, self._month, self._month)[0]
         before = (usage.since.shifted(-1), self._month.shifted(-1))
-        return self._compute(account, usage, self._log.invoices(account.project, *before) if months else ())
+        earlier = self._log.invoices(project, *before) if months else ()
+        return self._compute(self._plans.accounts[project], usage, earlier)
 
     def _compute(self, account: Account, usage: _Usage, earlier: Sequence[Invoice]) -> Invoice | None:
         return invoice(
@@ -149,12 +150,12 @@ class Invoicing:
         self._seen |= cells.keys()
         return _Usage(since, cells)
 
-    def _accounts(self, project: str | None) -> list[Account]:
-        if project is None:
-            return [self._plans.accounts[name] for name in sorted(self._plans.accounts)]
-        if project not in self._plans.accounts:
+    def _projects(self, project: str | None) -> list[str]:
+        """Return who may have an invoice of the month: whom the plans file names, and who has one already."""
+        known = self._plans.accounts.keys() | self._log.projects(self._month)
+        if project is not None and project not in known:
             raise InvalidPlans(f"the plans file says nothing of a project {project!r}")
-        return [self._plans.accounts[project]]
+        return sorted(known) if project is None else [project]
 
     def _check(self, projects: AbstractSet[str]) -> None:
         """Refuse to freeze too early, out of order, or what is known to be wrong."""

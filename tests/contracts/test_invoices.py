@@ -116,6 +116,13 @@ def test_an_invoice_never_changes(store: Store) -> None:
     assert encode_invoice(shown) == encode_invoice(issued)
 
 
+def test_an_invoice_stays_when_its_project_leaves_the_file(store: Store) -> None:
+    """It was issued, and is shown."""
+    _used(store, 5)
+    issued = _issue(store, _plans("acme"))
+    assert _invoicing(store, _plans("bolt")).preview() == _issue(store, _plans("bolt")) == issued
+
+
 def _dearer() -> str:
     account = '[projects.acme]\nplans = [{ from = 2026-10-01, plan = "p" }]\n'
     return f'[plans.p]\ncurrency = "USD"\n{flat("price = 9")}{account}'
