@@ -15,7 +15,7 @@ from pipeline.metering.meters import Meter, Meters
 from pipeline.metering.money import EXACT
 from pipeline.metering.months import Month
 from pipeline.metering.plans import Account, InvalidPlans, Seller
-from pipeline.metering.pricing import NOTHING, Charge, base_fee, price
+from pipeline.metering.pricing import Charge, base_fee, price
 
 #: The item of a base fee, which no meter may be called: names of meters have no space.
 BASE_FEE: Final = "base fee"
@@ -144,7 +144,7 @@ def _charges(
 def _line(
     month: Month, meter: Meter | None, hours: Hours, charge: Charge, before: Line | None, *, is_earlier: bool
 ) -> Line:
-    invoiced = before.charge if before else NOTHING
+    amount, quantity = (before.charge.amount, before.charge.quantity) if before else (Decimal(0), Decimal(0))
     seen = dict(before.hours) if before else {}
     changed = {hour_ms: hours.get(hour_ms, 0) - seen.get(hour_ms, 0) for hour_ms in sorted(hours.keys() | seen.keys())}
     is_adjustment = is_earlier or before is not None
@@ -155,9 +155,9 @@ def _line(
         meter.measures if meter else "",
         meter.unit if meter else "hour",
         charge,
-        invoiced.amount,
-        invoiced.quantity,
-        charge.amount - invoiced.amount,
+        amount,
+        quantity,
+        charge.amount - amount,
         tuple(hours.items()),
         tuple((hour_ms, by) for hour_ms, by in changed.items() if by) if is_adjustment else (),
         is_adjustment,

@@ -35,9 +35,6 @@ class Charge(NamedTuple):
     amount: Decimal
 
 
-NOTHING = Charge(Decimal(0), Decimal(0), (), Decimal(0))
-
-
 def price(meter: Meter, increments: Mapping[int, int], account: Account) -> Charge:
     """Price one meter's increments by the hour (ms) of one month; hours without a plan do not count.
 

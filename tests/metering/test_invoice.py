@@ -133,6 +133,8 @@ def test_a_month_that_nobody_invoiced_comes_with_the_next() -> None:
     account = account_of(flat("price = 0.5"))
     found = _issue(account, _OCTOBER, {_day(_SEPTEMBER, 9): 2, _day(_OCTOBER, 1): 4})
     assert _lines(found) == [("2026-10", _METER, "2.00"), ("2026-09", _METER, "1.00")]
+    assert found is not None
+    assert [(str(line.invoiced), str(line.invoiced_quantity)) for line in found.lines] == [("0", "0")] * 2
 
 
 def test_months_before_the_first_invoice_of_all_are_left_alone() -> None:

@@ -44,6 +44,7 @@ def test_a_charge_is_what_its_increments_cost_one_by_one(document: Document, met
     amount, quantity = oracle_amount(document, "acme", meter, unit_of(meter), hours, digits)
     assert (Fraction(charge.amount) * 10**digits, Fraction(charge.quantity)) == (amount, quantity)
     assert charge.quantity == charge.included + sum(part.quantity for part in charge.parts)
+    assert all(part.quantity > 0 for part in charge.parts)
 
 
 @settings(max_examples=settings().max_examples // 4)  # each of 744 hours
@@ -72,6 +73,13 @@ def test_volume_is_decided_by_the_whole_month(used: int, amount: str) -> None:
     """Ten units are included; the others all cost what the tier costs that the month reaches."""
     tiers = "[{ up_to = 20, price = 1 }, { up_to = 30, price = 0.5 }, { price = 0.1 }]"
     assert str(_amount(f'included = 10, model = "volume", tiers = {tiers}', used)) == amount
+
+
+def test_what_is_included_to_the_last_unit_has_no_part_that_costs() -> None:
+    """Nor has a month without a fee."""
+    account = account_of(flat("included = 10, price = 1"))
+    assert _priced(flat("included = 10, price = 1"), 10).parts == ()
+    assert base_fee(_OCTOBER, account).parts == ()
 
 
 def test_how_usage_is_spread_over_hours_changes_nothing_while_prices_stay() -> None:
