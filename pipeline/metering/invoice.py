@@ -42,9 +42,9 @@ class Line(NamedTuple):
     invoiced: Decimal
     invoiced_quantity: Decimal
     amount: Decimal
-    hours: tuple[tuple[int, int], ...] = ()
-    changed: tuple[tuple[int, int], ...] = ()
-    is_adjustment: bool = False
+    hours: tuple[tuple[int, int], ...]
+    changed: tuple[tuple[int, int], ...]
+    is_adjustment: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def first_month(month: Month, window_ms: int) -> Month:
 
     What was accepted since the month before was over is at most `window_ms` older than that moment (R11).
     """
-    return Month.at(max(0, month.start_ms - window_ms))
+    return Month.at(month.start_ms - window_ms)
 
 
 def invoice(

@@ -42,9 +42,9 @@ class Tariff:
     have the price of the tier that the month's whole quantity reaches.
     """
 
-    included: Decimal | None = Decimal(0)
-    tiers: tuple[Tier, ...] = ()
-    model: Model = "graduated"
+    included: Decimal | None
+    tiers: tuple[Tier, ...]
+    model: Model
 
     def bands(self, total: Decimal) -> Iterator[Band]:
         """Yield the stretches that cost something, for a month in which `total` is used."""
@@ -62,7 +62,7 @@ class Tariff:
 
 
 #: A meter that a plan does not name costs nothing there.
-FREE: Final = Tariff(included=None)
+FREE: Final = Tariff(None, (), "graduated")
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def _tariff(table: _Table) -> Tariff:
     if "price" in table:
         if "model" in table:
             raise table.mistake("model", "goes with tiers; a single price needs none")
-        return Tariff(included, (Tier(None, table.number("price")),))
+        return Tariff(included, (Tier(None, table.number("price")),), "graduated")
     model = table.text("model", "graduated")
     tiers: list[Tier] = []
     entries = table.entries("tiers", {"up_to", "price"})

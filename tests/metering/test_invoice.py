@@ -174,6 +174,14 @@ def test_a_change_of_currency_under_an_invoiced_project_is_refused() -> None:
         _issue(account_of(flat(), _FROM_OCTOBER, "EUR"), _NOVEMBER, {}, first)
 
 
+def test_an_invoice_is_called_by_its_number() -> None:
+    """With the seller's prefix; without a number it is a preview."""
+    first = _issue(account_of(flat(), _FROM_OCTOBER), _OCTOBER, {_day(_OCTOBER, 1): 1})
+    assert first is not None
+    assert replace(first, seller=Seller(number_prefix="RM-"), number=17).name == "RM-000017"
+    assert replace(first, number=None).name == "preview"
+
+
 _any_hours = st.dictionaries(
     st.sampled_from([_day(month, day) for month in (_SEPTEMBER, _OCTOBER, _NOVEMBER) for day in (1, 15, 20, 30)]),
     st.integers(1, 40),
