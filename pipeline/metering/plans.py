@@ -38,8 +38,8 @@ class Tariff:
     """What a plan charges for a meter, in units of the meter and of the currency.
 
     The month's first `included` units cost nothing (None: all of them). Tiers count the month's whole quantity, the
-    included one too. Graduated: each unit has the price of the tier it lies in. Volume: all units beyond the included
-    have the price of the tier that the month's whole quantity reaches.
+    included one too; they end beyond that, in their order. Graduated: each unit has the price of the tier it lies in.
+    Volume: all units beyond the included have the price of the tier that the month's whole quantity reaches.
     """
 
     included: Decimal | None
@@ -52,13 +52,12 @@ class Tariff:
         if after is None:
             return
         for tier in self.tiers:
-            if tier.up_to is not None and (tier.up_to <= after or (self.model == "volume" and tier.up_to < total)):
-                continue
-            if self.model == "volume":
+            if self.model == "graduated":
+                yield Band(after, tier.up_to, tier.price)
+                after = after if tier.up_to is None else tier.up_to
+            elif tier.up_to is None or total <= tier.up_to:
                 yield Band(after, None, tier.price)
                 return
-            yield Band(after, tier.up_to, tier.price)
-            after = tier.up_to if tier.up_to is not None else after
 
 
 #: A meter that a plan does not name costs nothing there.

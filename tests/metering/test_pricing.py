@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 from fractions import Fraction
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -34,17 +35,17 @@ def _amount(tariff: str, *increments: int) -> Decimal:
     return _priced(flat(tariff), *increments).amount
 
 
-@settings(max_examples=5 * settings().max_examples)
-@given(documents(), st.sampled_from(PRICED), _hours)
-def test_a_charge_is_what_its_increments_cost_one_by_one(document: Document, meter: str, hours: dict[int, int]) -> None:
-    """Tiers, volume, included, changes of prices and plans inside the month; rounded once."""
+@given(documents(), st.lists(_hours, min_size=2, max_size=2))
+def test_a_charge_is_what_its_increments_cost_one_by_one(document: Document, months: list[dict[int, int]]) -> None:
+    """Tiers, volume, included, changes of prices and plans inside the month; rounded once. Six usages of each plan."""
     account = plans_of(to_toml(document)).accounts["acme"]
     digits = minor_digits(account.currency)
-    charge = price(METERS[meter], hours, account)
-    amount, quantity = oracle_amount(document, "acme", meter, unit_of(meter), hours, digits)
-    assert (Fraction(charge.amount) * 10**digits, Fraction(charge.quantity)) == (amount, quantity)
-    assert charge.quantity == charge.included + sum(part.quantity for part in charge.parts)
-    assert all(part.quantity > 0 for part in charge.parts)
+    for meter, hours in product(PRICED, months):
+        charge = price(METERS[meter], hours, account)
+        amount, quantity = oracle_amount(document, "acme", meter, unit_of(meter), hours, digits)
+        assert (Fraction(charge.amount) * 10**digits, Fraction(charge.quantity)) == (amount, quantity)
+        assert charge.quantity == charge.included + sum(part.quantity for part in charge.parts)
+        assert all(part.quantity > 0 for part in charge.parts)
 
 
 @settings(max_examples=settings().max_examples // 4)  # each of 744 hours
