@@ -26,6 +26,8 @@ _EXPECTED: Final = (
     "UnreadableFile",
     "InvalidMeters",
     "InvalidProjects",
+    "InvalidPlans",
+    "InvoiceRefused",
     "SpoolInUse",
     "SpoolUnavailable",
     "MemoryUnavailable",

@@ -273,10 +273,10 @@ class Store:
                 room.sessions[session].sources = shared_set(frozenset(sources))
             yield project, name, room
 
-    def insert(self, name: str, table: pa.Table) -> None:
-        """Insert rows into a table."""
+    def insert(self, name: str, table: pa.Table, once: str = "") -> None:
+        """Insert rows into a table; where `once` was inserted under before, nothing (the table has to keep tokens)."""
         with _translated():
-            self._insert(name, table)
+            self._insert(name, table, once)
 
     def _sync_meters(self, meters: Meters) -> None:
         rows = self.query("SELECT name, measures, kind, with_number, unit, unit_size, increment FROM meters")
@@ -284,8 +284,9 @@ class Store:
         if set(map(tuple, rows)) != set(zip(*table.drop_columns("since").to_pydict().values(), strict=True)):
             self._insert("meter_tables", table)
 
-    def _insert(self, name: str, table: pa.Table) -> None:
-        self._client.insert_arrow(name, table, settings=self._write_settings)
+    def _insert(self, name: str, table: pa.Table, once: str = "") -> None:
+        token = {"insert_deduplication_token": once} if once else {}
+        self._client.insert_arrow(name, table, settings=self._write_settings | token)
 
     def query(self, sql: str, **parameters: object) -> Sequence[Any]:
         """Return the rows that a query gives; its text is constant, its values are bound."""

@@ -10,7 +10,7 @@ from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
 
 
 class Settings(BaseSettings):
-    """All settings. The tables of the README and of infra/connect.md are checked against this class."""
+    """All settings. The tables of README, infra/connect.md and infra/billing.md are checked against this class."""
 
     model_config = SettingsConfigDict(env_prefix="ROOMMETER_", frozen=True, extra="ignore")
 
@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     ] = 0
     meters_file: Annotated[
         Path | None, Field(description="a table of meters of your own, in place of the built-in")
+    ] = None
+    plans_file: Annotated[
+        Path | None, Field(description="plans, prices and who is on which plan (TOML), in place of the example")
     ] = None
     grace_period_ms: Annotated[
         int, Field(description="how long after its end an hour is first emitted (R18)", ge=0)

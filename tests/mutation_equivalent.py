@@ -7,6 +7,9 @@ _TYPE_ALONE: Final = "a type for the checker; the values are written where they 
 _YEARS_2000: Final = "no time of an event is before the year 2000, so any small number is below the one beside it"
 _REFUSED_BEFORE: Final = "the condition before it has refused a unit_size below 1 by then"
 
+_WIDE_ENOUGH: Final = "no amount has so many digits"
+_NO_MINUS_ZERO: Final = "the only number in between is 0, an integer without a sign"
+
 EQUIVALENT: Final[dict[str, str]] = {
     "timeline: 0 -> 1": _STAND_IN,
     "timeline: 0 -> -1": _STAND_IN,
@@ -26,4 +29,9 @@ EQUIVALENT: Final[dict[str, str]] = {
     "events.parse_event: quick_event(document) or careful_event(document, meters) -> careful_event(document, meters)": (
         "the same event, read more slowly"
     ),
+    "money: 120 -> 121": _WIDE_ENOUGH,
+    "money: 120 -> 119": _WIDE_ENOUGH,
+    "money.to_minor_units: numerator < 0 -> numerator <= 0": _NO_MINUS_ZERO,
+    "money.to_minor_units: 0 -> 1": _NO_MINUS_ZERO,
+    "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",
 }

@@ -12,10 +12,9 @@ from pipeline.migrations import Migration, Target, create_database, create_versi
 _TABLES = {
     *("session_facts", "room_facts", "server_facts", "events", "progress", "rollups", "meter_tables"),
     *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
-    *("reconciliations", "amendments", "audit_holds"),
+    *("reconciliations", "amendments", "audit_holds", "invoices"),
     *("counter_facts", "discrete_facts", "number_facts"),
-    *("counter_usage", "discrete_usage", "rental_usage", "session_usage"),
-    "attributed_usage",
+    *("counter_usage", "discrete_usage", "rental_usage", "session_usage", "attributed_usage"),
 }
 
 
