@@ -25,6 +25,7 @@ _EXPECTED: Final = (
     "UnreadableFile",
     "InvalidMeters",
     "InvalidProjects",
+    "InvalidLimits",
     "SpoolInUse",
     "SpoolUnavailable",
     "MemoryUnavailable",

@@ -6,7 +6,7 @@ changes it: its next increment begins, or it becomes an orphan. Of the hours bef
 """
 
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -92,23 +92,28 @@ class Tally:
         return most > 0
 
     def rebase(self, from_ms: int, before: Mapping[CellKey, int]) -> None:
-        """Take the increments of the hours before `from_ms` from elsewhere, and forget rooms that had all theirs there.
+        """Take the increments of the hours before `from_ms` from elsewhere, and forget rooms that are past with them.
 
         `from_ms` never goes back.
         """
         assert from_ms >= self.from_ms, "what was forgotten is not known any more"
-        self.from_ms = from_ms
+        moves, self.from_ms = from_ms > self.from_ms, from_ms
         self._before = {}
         for (project, meter, hour_ms), increments in before.items():
             if hour_ms < from_ms:
                 self._before.setdefault((project, meter), {})[hour_ms] = increments
         self._sums.clear()
-        for cells in self._recent.values():
-            for cell in [cell for cell in cells if cell[1] < from_ms]:
-                del cells[cell]
-        for key in [key for key, share in self._shares.items() if self._is_past(key, share)]:
-            del self._shares[key], self.facts.rooms[key]
         self.changed |= self.projects()
+        if moves:
+            for cells in self._recent.values():
+                for cell in [cell for cell in cells if cell[1] < from_ms]:
+                    del cells[cell]
+            self.forget(self._shares)
+
+    def forget(self, keys: Iterable[RoomKey]) -> None:
+        """Forget those of some rooms that can have no usage from `from_ms` on, as far as is known."""
+        for key in [key for key in keys if key in self._shares and self._is_past(key, self._shares[key])]:
+            del self._shares[key], self.facts.rooms[key]
 
     def projects(self) -> set[str]:
         """Return the projects of which anything is known."""
