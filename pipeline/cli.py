@@ -11,6 +11,7 @@ from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_explain import explain
 from pipeline.cli_gateway import gateway
+from pipeline.cli_limits import limiter, limits
 from pipeline.cli_options import examples
 from pipeline.cli_query import rollups, sessions, usage
 from pipeline.cli_reconcile import reconcile
@@ -37,8 +38,8 @@ def main() -> None:
 
 
 for command in (
-    *(up, gateway, worker, emitter, migrate, demo),
+    *(up, gateway, worker, emitter, limiter, migrate, demo),
     *(produce, replay, simulate, reconcile),
-    *(audit, explain, usage, sessions, rollups, amend, dead_letters),
+    *(audit, explain, usage, sessions, rollups, limits, amend, dead_letters),
 ):
     main.add_command(command)

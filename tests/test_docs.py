@@ -20,7 +20,8 @@ from pipeline.topics import topics
 from tests.metering.builders import METERS, ROOT
 
 _README: Final = (ROOT / "README.md").read_text()
-_GUIDE: Final = (ROOT / "infra" / "connect.md").read_text()
+#: Files with a table of settings.
+_FILES: Final = ("README.md", "infra/connect.md", "infra/limits.md")
 _MOST_LINES: Final = 170
 _BEGIN: Final = "<!-- settings -->\n"
 _END: Final = "<!-- /settings -->"
@@ -30,11 +31,18 @@ _OF_THE_GATEWAY: Final = frozenset({"projects_file", "spool_bytes", "ack_timeout
 _NUMBERS: Final = {"ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14}
 
 
-def _settings_table(*, gateway: bool) -> str:
-    """Return the table of settings as it has to stand in the guide, of the gateway, or in the README, of all others."""
+def _file_of(name: str) -> str:
+    """Return the file that has a setting in its table: what the guides do not have, the README has."""
+    if name.startswith("limit"):
+        return "infra/limits.md"
+    return "infra/connect.md" if name.startswith("gateway_") or name in _OF_THE_GATEWAY else "README.md"
+
+
+def _settings_table(file: str) -> str:
+    """Return the table of settings as it has to stand in a file."""
     lines = ["| name | default | what it is for |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        if (name.startswith("gateway_") or name in _OF_THE_GATEWAY) == gateway:
+        if _file_of(name) == file:
             default = "" if field.default in ("", None) else f"`{field.default}`"
             lines.append(f"| {name.upper()} | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
@@ -66,17 +74,18 @@ def _options(command: click.Command) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts} | {"--help"}
 
 
-@pytest.mark.parametrize("file", ["README.md", "infra/connect.md"])
+@pytest.mark.parametrize("file", _FILES)
 def test_the_table_of_settings_is_the_settings(file: str) -> None:
     """Name, default and meaning of each; the message is the table to paste."""
-    expected = _settings_table(gateway=file != "README.md")
+    expected = _settings_table(file)
     found = _found_table((ROOT / file).read_text())
     assert found == expected, f"paste this between the settings markers of {file}:\n{expected}"
 
 
-def test_the_two_tables_together_are_all_settings() -> None:
+def test_the_tables_together_are_all_settings() -> None:
     """Each once, and nothing that is none."""
-    names = re.findall(r"^\| ([A-Z_]+) \|", _found_table(_README) + _found_table(_GUIDE), re.MULTILINE)
+    tables = "".join(_found_table((ROOT / file).read_text()) for file in _FILES)
+    names = re.findall(r"^\| ([A-Z_]+) \|", tables, re.MULTILINE)
     assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
 
 

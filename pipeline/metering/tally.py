@@ -26,7 +26,7 @@ class _Share:
     """What a room adds: increments by meter and hour in ms, and open sessions by kind; `due_ms`: looked at next."""
 
     increments: dict[tuple[str, int], int] = field(default_factory=dict)
-    open: dict[str, int] = field(default_factory=dict)
+    opened: dict[str, int] = field(default_factory=dict)
     due_ms: int = NEVER_MS
     queued_ms: int = NEVER_MS
 
@@ -152,7 +152,7 @@ class Tally:
         new = _Share(queued_ms=old.queued_ms)
         for session in room.sessions.values():
             self._add_session(new, session, room, as_of_ms)
-        if new.increments != old.increments or new.open != old.open:
+        if new.increments != old.increments or new.opened != old.opened:
             self._apply(key[0], old, -1)
             self._apply(key[0], new, 1)
             self.changed.add(key[0])
@@ -167,7 +167,7 @@ class Tally:
             if cell[1] >= self.from_ms:
                 recent[cell] += sign * increments
         opened = self._open.setdefault(project, defaultdict(int))
-        for kind, count in share.open.items():
+        for kind, count in share.opened.items():
             opened[kind] += sign * count
 
     def _add_session(self, share: _Share, session: Session, room: Room, as_of_ms: int) -> None:
@@ -180,7 +180,7 @@ class Tally:
             share.due_ms = min(share.due_ms, started_at_ms + 1)
             return
         if as_of_ms < ended_at_ms:
-            share.open[session.kind] = share.open.get(session.kind, 0) + 1
+            share.opened[session.kind] = share.opened.get(session.kind, 0) + 1
             orphan_at_ms = session.last_seen_ms + self._orphan_after_ms if line.is_open() else NEVER_MS
             share.due_ms = min(share.due_ms, ended_at_ms, orphan_at_ms)
         until_ms = min(ended_at_ms, as_of_ms)
