@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 #: How long one request may take, and how long a reader waits for progress.
 _TIMEOUT_MS: Final = 10_000
 #: Taken from the library at once: more would hold up everything else on the event loop for milliseconds.
-_MOST_RECORDS: Final = 500
+_MOST_RECORDS: Final = 200
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 #: What the library raises while brokers are away.
 AWAY: Final = (kafka_errors.KafkaError, OSError, TimeoutError)

@@ -37,7 +37,7 @@ PATIENCE_MS: Final = 10 * MS_PER_SECOND
 _REFRESH_S: Final = 60
 _RETRY_S: Final = 5
 #: How many records are joined, or rooms brought up to date, before others on the event loop have their turn.
-_STRETCH: Final = 100
+_STRETCH: Final = 25
 #: A story is not begun by a decision that comes so long after its period, and is forgotten after twice the time.
 _CLOSED_MS: Final = MS_PER_DAY
 
@@ -84,7 +84,8 @@ class Limiter:
         self._name = uuid4().hex
         named = {limit.meter for limit in limits.all()}
         metered = [meter for meter in meters.values() if meter.name in named]
-        self._tally = Tally(metered, limits.names(), settings.orphan_after_ms)
+        kinds = {name.removeprefix(CONCURRENT) for name in named if name.startswith(CONCURRENT)}
+        self._tally = Tally(metered, limits.names(), settings.orphan_after_ms, kinds)
         self._decisions = LogReader(settings.kafka, self._topics.limit_decisions.name)
         self._published = LogReader(settings.kafka, self._topics.limits.name)
         self._said: dict[str, dict[StoryKey, Crossing]] = {}

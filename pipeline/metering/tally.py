@@ -6,7 +6,8 @@ changes it: its next increment begins, or it becomes an orphan. Of the hours bef
 """
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -14,7 +15,7 @@ from pipeline.metering.events import Event, EventType
 from pipeline.metering.meters import Meter
 from pipeline.metering.session import Facts, Room, RoomKey, Session
 from pipeline.metering.timeline import newest_restart_ms, timeline
-from pipeline.metering.units import NEVER_MS, hour_of
+from pipeline.metering.units import NEVER_MS
 from pipeline.metering.usage import CellKey, billed, feeds, increments_by_hour
 
 #: What a room that was not seen before begins with; anything else may belong to one that is no longer in memory.
@@ -35,13 +36,18 @@ class Tally:
     """Increments of the hours from `from_ms` on, and open sessions, of the projects and meters asked for."""
 
     def __init__(
-        self, meters: list[Meter], projects: Container[str] | None, orphan_after_ms: int, from_ms: int = 0
+        self,
+        meters: Collection[Meter],
+        projects: Container[str] | None,
+        orphan_after_ms: int,
+        kinds: AbstractSet[str] = frozenset(),
     ) -> None:
-        """Begin with nothing known; `projects` None means every one."""
+        """Begin with nothing known; `projects` None means every one, `kinds` are those counted beside the meters'."""
         self._meters = meters
+        self._kinds = kinds | {meter.kind for meter in meters}
         self._projects = projects
         self._orphan_after_ms = orphan_after_ms
-        self.from_ms = hour_of(from_ms)
+        self.from_ms = 0
         self.facts = Facts()
         #: Projects of which a number has changed; whoever looks at them empties it.
         self.changed: set[str] = set()
@@ -151,7 +157,8 @@ class Tally:
         old = self._shares.get(key) or _Share()
         new = _Share(queued_ms=old.queued_ms)
         for session in room.sessions.values():
-            self._add_session(new, session, room, as_of_ms)
+            if session.kind in self._kinds:
+                self._add_session(new, session, room, as_of_ms)
         if new.increments != old.increments or new.opened != old.opened:
             self._apply(key[0], old, -1)
             self._apply(key[0], new, 1)
