@@ -14,6 +14,7 @@ from pipeline.cli_explain import explain
 from pipeline.cli_export import export
 from pipeline.cli_gateway import gateway
 from pipeline.cli_invoice import invoice
+from pipeline.cli_limits import limiter, limits
 from pipeline.cli_options import examples
 from pipeline.cli_query import attribute, rollups, sessions, usage
 from pipeline.cli_reconcile import reconcile
@@ -40,8 +41,8 @@ def main() -> None:
 
 
 for command in (
-    *(up, gateway, worker, emitter, migrate, demo),
+    *(up, gateway, worker, emitter, limiter, migrate, demo),
     *(produce, replay, simulate, reconcile),
-    *(audit, explain, usage, attribute, sessions, rollups, export, deliver, invoice, amend, dead_letters),
+    *(audit, explain, usage, attribute, sessions, rollups, limits, invoice, export, deliver, amend, dead_letters),
 ):
     main.add_command(command)

@@ -28,6 +28,7 @@ _EXPECTED: Final = (
     "InvalidProjects",
     "InvalidPlans",
     "InvoiceRefused",
+    "InvalidLimits",
     "SpoolInUse",
     "SpoolUnavailable",
     "MemoryUnavailable",

@@ -71,7 +71,9 @@ async def until_stopped(running: "AbstractAsyncContextManager[_Part]", tell: Cal
         raise first from errors
 
 
-def _run_system(running: "AbstractAsyncContextManager[System]", name: str) -> None:
+def run_system(running: "AbstractAsyncContextManager[System]", name: str) -> None:
+    """Run parts until somebody stops them, telling first where they are."""
+
     def tell(system: "System") -> None:
         address = f"http://{system.settings.http_host}:{system.port}"
         click.echo(f"{name} is running: health, metrics and queries at {address}", err=True)
@@ -83,7 +85,7 @@ def _run_system(running: "AbstractAsyncContextManager[System]", name: str) -> No
     run_async(until_stopped(running, tell))
 
 
-_verbose = click.option("--verbose", "-v", is_flag=True, help="Log more, the libraries too.")
+verbose_option = click.option("--verbose", "-v", is_flag=True, help="Log more, the libraries too.")
 
 
 @click.command(
@@ -93,7 +95,7 @@ _verbose = click.option("--verbose", "-v", is_flag=True, help="Log more, the lib
         "roommeter usage --store http://127.0.0.1:8130     (from another terminal)",
     ),
 )
-@_verbose
+@verbose_option
 @expected_errors
 def up(*, verbose: bool) -> None:
     """Run everything on this machine: broker, ClickHouse engine, worker, emitter, HTTP.
@@ -103,31 +105,31 @@ def up(*, verbose: bool) -> None:
     from pipeline import embedded
 
     configure_logging(verbose=verbose)
-    _run_system(embedded.up(settings_with()), "roommeter")
+    run_system(embedded.up(settings_with()), "roommeter")
 
 
 @click.command(epilog=examples("ROOMMETER_KAFKA=kafka:9092 ROOMMETER_STORE=http://clickhouse:8123 roommeter worker"))
 @store_option
-@_verbose
+@verbose_option
 @expected_errors
 def worker(store: str | None, *, verbose: bool) -> None:
     """Run one worker: events from Kafka into ClickHouse. Start as many as there are partitions."""
     from pipeline import embedded
 
     configure_logging(verbose=verbose)
-    _run_system(embedded.worker(settings_with(store=store)), "worker")
+    run_system(embedded.worker(settings_with(store=store)), "worker")
 
 
 @click.command(epilog=examples("ROOMMETER_KAFKA=kafka:9092 ROOMMETER_STORE=http://clickhouse:8123 roommeter emitter"))
 @store_option
-@_verbose
+@verbose_option
 @expected_errors
 def emitter(store: str | None, *, verbose: bool) -> None:
     """Run the rollup emitter: complete hours from ClickHouse to Kafka. Two at once do no harm."""
     from pipeline import embedded
 
     configure_logging(verbose=verbose)
-    _run_system(embedded.emitter(settings_with(store=store)), "emitter")
+    run_system(embedded.emitter(settings_with(store=store)), "emitter")
 
 
 @click.command(epilog=examples("roommeter migrate --store http://default:secret@clickhouse:8123"))
@@ -151,7 +153,7 @@ def migrate(store: str | None) -> None:
     "--sessions", type=click.IntRange(1), default=4000, show_default=True, help="Sessions of the simulated day."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same day.")
-@_verbose
+@verbose_option
 @expected_errors
 def demo(sessions: int, seed: int, *, verbose: bool) -> None:
     """Run everything and feed it recorded calls and a simulated day; show the hourly rollups."""

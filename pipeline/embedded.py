@@ -23,6 +23,11 @@ from pipeline.gateway import Gateway, make_border, serving
 from pipeline.http import Readiness, make_app, serve
 from pipeline.janus_memory import JanusMemory
 from pipeline.kafka import KafkaAway, create_topics, end_offsets, extend_topic
+from pipeline.limit_store import LimitStore
+from pipeline.limiter import Limiter
+from pipeline.limits_file import InvalidLimits, read_limits
+from pipeline.limits_page import LimitsPage
+from pipeline.metering.limits import Limits, Standing
 from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
 from pipeline.metrics import Metrics
 from pipeline.outbox import Outbox
@@ -73,7 +78,7 @@ class System:
 
 
 @asynccontextmanager
-async def connected(settings: Settings, *conditions: str) -> AsyncIterator[System]:
+async def connected(settings: Settings, *conditions: str, page: LimitsPage | None = None) -> AsyncIterator[System]:
     """Connect to Kafka and ClickHouse, declare topics and tables, and serve health, metrics and queries.
 
     Waits for brokers and a store that are not there yet (R22). `conditions` are further things to be
@@ -84,7 +89,7 @@ async def connected(settings: Settings, *conditions: str) -> AsyncIterator[Syste
     meters = load_meters(settings)
     async with AsyncExitStack() as stack:
         directory = chdb_directory(settings.store)
-        app = make_app(readiness, metrics, None if directory is None else Endpoint(directory))
+        app = make_app(readiness, metrics, None if directory is None else Endpoint(directory), page)
         port = await stack.enter_async_context(serve(app, settings.http_host, settings.http_port))
         # Two, because a store answers one call after the other: a long query must not hold up the worker.
         store, writer = [
@@ -211,6 +216,44 @@ async def emitter(settings: Settings) -> AsyncIterator[System]:
         emitting.cancel()
 
 
+async def limit_forever(system: System, limits: Limits, page: LimitsPage, clock: Callable[[], int] = now_ms) -> None:
+    """Watch limits again and again; while broker or store are away, say so and go on with what is there (R22)."""
+    settings = system.settings
+    with closing(await asyncio.to_thread(_open, settings)) as store:  # its own: past hours are asked for long
+        watched = LimitStore(store, limits, settings.orphan_after_ms)
+        limiter = Limiter(settings, system.meters, limits, watched, system.producer, system.metrics, clock)
+
+        def ask(project: str) -> tuple[int, list[Standing]] | None:
+            as_of_ms = limiter.as_of_ms
+            return None if as_of_ms is None else (as_of_ms, limiter.standings(project))
+
+        page.ask = ask
+        try:
+            while True:
+                try:
+                    await limiter.run_once()
+                except (StoreUnavailable, KafkaAway) as error:
+                    system.readiness.unset("limiter", str(error))
+                else:
+                    system.readiness.set("limiter")
+                await asyncio.sleep(settings.limit_interval_ms / 1000)
+        finally:
+            await limiter.close()
+
+
+@asynccontextmanager
+async def limiter(settings: Settings) -> AsyncIterator[System]:
+    """Run one limiter. Raises InvalidLimits, and what ends it."""
+    limits = read_limits(settings.limits_file, load_meters(settings))
+    if limits is None:
+        raise InvalidLimits("no limits to watch: ROOMMETER_LIMITS_FILE names the file that has them")
+    page = LimitsPage()
+    async with connected(settings, "limiter", page=page) as system, asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(limit_forever(system, limits, page))
+        yield system
+        watching.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class Entrance:
     """A running gateway: its ports are of health and metrics, and of what media servers post to."""
@@ -266,9 +309,12 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
     projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
+    limits = read_limits(settings.limits_file, load_meters(settings))
+    page = None if limits is None else LimitsPage()
+    conditions = ("gateway", *Worker.CONDITIONS, "emitter", *(() if limits is None else ("limiter",)))
     async with (
         broker(settings) as (effective, embedded),
-        connected(effective, "gateway", *Worker.CONDITIONS, "emitter") as system,
+        connected(effective, *conditions, page=page) as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
         working(system) as part,
         asyncio.TaskGroup() as tasks,
@@ -277,6 +323,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         watched = (
             *(emit_forever(system), audit_own(system), _raise_crash(part), _raise_end(embedded)),
             *(reconcile_forever(system, project) for project in asked if project.livekit_url),
+            *(() if limits is None or page is None else (limit_forever(system, limits, page),)),
         )
         running = [tasks.create_task(task) for task in watched]
         yield replace(system, gateway_port=gateway_port)

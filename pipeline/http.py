@@ -12,6 +12,7 @@ from pipeline.metrics import Metrics
 
 if TYPE_CHECKING:
     from pipeline.endpoint import Endpoint
+    from pipeline.limits_page import LimitsPage
 
 #: Set where request bodies have to arrive as they were sent, because the endpoint decompresses them itself.
 _RAW_BODIES: Final = web.AppKey("raw_bodies", bool)
@@ -58,8 +59,10 @@ class Readiness:
             raise KeyError(condition)
 
 
-def make_app(readiness: Readiness, metrics: Metrics, endpoint: "Endpoint | None" = None) -> web.Application:
-    """Return the application: /healthz, /readyz, /metrics, and / and /ping where an endpoint is given."""
+def make_app(
+    readiness: Readiness, metrics: Metrics, endpoint: "Endpoint | None" = None, limits: "LimitsPage | None" = None
+) -> web.Application:
+    """Return the application: /healthz, /readyz, /metrics, with an endpoint / and /ping, with limits their page."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -76,6 +79,8 @@ def make_app(readiness: Readiness, metrics: Metrics, endpoint: "Endpoint | None"
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics_page)
+    if limits is not None:
+        limits.add_to(app)
     if endpoint is not None:
         endpoint.add_to(app)
     return app

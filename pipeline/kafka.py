@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 #: How long one request may take, and how long a reader waits for progress.
 _TIMEOUT_MS: Final = 10_000
+#: Taken from the library at once: more would hold up everything else on the event loop for milliseconds.
+_MOST_RECORDS: Final = 200
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 #: What the library raises while brokers are away.
 AWAY: Final = (kafka_errors.KafkaError, OSError, TimeoutError)
@@ -186,7 +188,7 @@ async def read_topic(
         deadline_s = monotonic() + _TIMEOUT_MS / 1000
         while left:
             # One partition after another stops fetching when it is done, or a busy one would never end.
-            for tp, found in (await consumer.getmany(*left, timeout_ms=500)).items():
+            for tp, found in (await consumer.getmany(*left, timeout_ms=500, max_records=_MOST_RECORDS)).items():
                 deadline_s = monotonic() + _TIMEOUT_MS / 1000
                 for one in found:
                     if one.offset < ends[tp]:

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.audit import Law
 from pipeline.metering.events import Reason
+from pipeline.metering.limits import THRESHOLDS
 from pipeline.signature import Reason as Refusal
 
 #: Values of each label that is a closed list, so that a series exists, at 0, before its first event.
@@ -20,6 +21,8 @@ LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "answer": ("complete", "partial", "unconfirmed", "away", "refused"),
     "finding": ("present", "missing", "absent", "opened"),
     "law": tuple(Law),
+    "crossing": ("reached", "exceeded", "back_under"),
+    "threshold": THRESHOLDS,
 }
 #: Labels bounded by the installation: conditions of readiness.
 INSTALLATION_LABELS: Final = frozenset({"condition"})
@@ -141,6 +144,21 @@ class Metrics:
             "roommeter_hours_held",
             "Hours of projects whose emission waits because the audit found a difference in them.",
         )
+        self.limit_lag_seconds = self._gauge(
+            "roommeter_limit_lag_seconds",
+            "How long ago the moment is up to which limits have been evaluated; it grows while they are not.",
+        )
+        self.limit_crossings = self._counter(
+            "roommeter_limit_crossings_total",
+            "Crossings of limits published, by what happened and the threshold.",
+            "crossing",
+            "threshold",
+        )
+        self.limits_past = self._gauge(
+            "roommeter_limits_past", "Limits of projects that are past a threshold now.", "threshold"
+        )
+        for threshold in THRESHOLDS:
+            self.limits_past.labels(threshold)
         self.ready = self._gauge("roommeter_ready", "1 while a condition of readiness is met, else 0.", "condition")
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:

@@ -79,6 +79,11 @@ class Settings(BaseSettings):
         PositiveInt, Field(description="how often each media server is asked who is connected (R9)")
     ] = MS_PER_MINUTE
 
+    limits_file: Annotated[
+        Path | None, Field(description="what projects may use: limits (TOML); none: no limits are watched")
+    ] = None
+    limit_interval_ms: Annotated[PositiveInt, Field(description="how often limits are looked at")] = 500
+
     projects_file: Annotated[
         Path | None, Field(description="who may send to the gateway: projects, keys, tokens (TOML); none: nobody")
     ] = None

@@ -10,6 +10,8 @@ from pipeline.settings import Settings
 _BROKER_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 #: Decisions are of use until they are recorded in the store, a second later as a rule.
 DECISIONS_KEPT_MS: Final = 7 * MS_PER_DAY
+#: What was said of limits is remembered by its log: longer than the longest period, and than a limit rests.
+_LIMITS_KEPT_MS: Final = 400 * MS_PER_DAY
 #: Headroom for a dead letter's headers, so that the largest event fits into its topic with them.
 _HEADROOM_BYTES: Final = 16_384
 
@@ -32,12 +34,17 @@ class Topics:
     rollups: Topic
     dead_letters: Topic
     decisions: Topic
+    limits: Topic
+    limit_decisions: Topic
     rooms_changelog: Topic
     refused: Topic
 
     def all(self) -> list[Topic]:
         """Return every topic, in the order in which to create them."""
-        return [self.lifecycle, self.rollups, self.dead_letters, self.decisions, self.rooms_changelog, self.refused]
+        return [
+            *(self.lifecycle, self.rollups, self.dead_letters, self.decisions, self.refused),
+            *(self.limits, self.limit_decisions, self.rooms_changelog),
+        ]
 
 
 def topics(settings: Settings) -> Topics:
@@ -48,6 +55,8 @@ def topics(settings: Settings) -> Topics:
     - dead-letters: input that cannot be an event, as it came (R21).
     - usage.rollups.decisions: one partition whose order decides between emitters (R19); internal.
     - usage.rollups.refused: rollups that a billing system did not take, with the reason; kept for ever.
+    - usage.limits: crossings of limits (schemas/limit.v1.json), key `project`.
+    - usage.limits.decisions: one partition whose order decides between limiters, and their memory; internal.
     - the changelog of the worker's table of rooms; its name is Faust's, its partitions are lifecycle's.
     """
 
@@ -62,6 +71,8 @@ def topics(settings: Settings) -> Topics:
         rollups=topic("usage.rollups", settings.partitions, **{"retention.ms": "-1"}),
         dead_letters=topic("dead-letters", 1, **{"retention.ms": window_ms, "max.message.bytes": large}),
         decisions=topic("usage.rollups.decisions", 1, **{"retention.ms": str(DECISIONS_KEPT_MS)}),
+        limits=topic("usage.limits", settings.partitions, **{"retention.ms": str(_LIMITS_KEPT_MS)}),
+        limit_decisions=topic("usage.limits.decisions", 1, **{"retention.ms": str(_LIMITS_KEPT_MS)}),
         rooms_changelog=topic(
             "roommeter-rooms-changelog",
             settings.partitions,

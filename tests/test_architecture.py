@@ -36,7 +36,7 @@ _IMPORTERS: Final = {
     "rich": ("pipeline.cli", "pipeline.cli_*", "pipeline.cli.*"),
 }
 #: Edges do not know each other; what joins them stands above them.
-_EDGES: Final = frozenset(f"pipeline.{name}" for name in ("gateway", "worker", "emitter", "endpoint"))
+_EDGES: Final = frozenset(f"pipeline.{name}" for name in ("gateway", "worker", "emitter", "limiter", "endpoint"))
 #: The top of the order: only these import each other.
 _TOP: Final = ("pipeline.cli", "pipeline.cli_*", "pipeline.cli.*", "pipeline.embedded", "pipeline.__main__")
 #: What the core has no business with: clocks, files, processes, threads, chance, logs.

@@ -20,8 +20,8 @@ from pipeline.topics import topics
 from tests.metering.builders import METERS, ROOT
 
 _README: Final = (ROOT / "README.md").read_text()
-_GUIDE: Final = (ROOT / "infra" / "connect.md").read_text()
-_BILLING: Final = (ROOT / "infra" / "billing.md").read_text()
+#: Files with a table of settings.
+_FILES: Final = ("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md")
 _MOST_LINES: Final = 170
 _BEGIN: Final = "<!-- settings -->\n"
 _END: Final = "<!-- /settings -->"
@@ -32,10 +32,12 @@ _NUMBERS: Final = {"ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourt
 
 
 def _file_of(name: str) -> str:
-    """Return the file whose table has a setting: of the gateway, of billing, or all others."""
-    if name.startswith("gateway_") or name in _OF_THE_GATEWAY:
-        return "infra/connect.md"
-    return "infra/billing.md" if name == "plans_file" else "README.md"
+    """Return the file that has a setting in its table: what the guides do not have, the README has."""
+    if name.startswith("limit"):
+        return "infra/limits.md"
+    if name == "plans_file":
+        return "infra/billing.md"
+    return "infra/connect.md" if name.startswith("gateway_") or name in _OF_THE_GATEWAY else "README.md"
 
 
 def _settings_table(file: str) -> str:
@@ -74,7 +76,7 @@ def _options(command: click.Command) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts} | {"--help"}
 
 
-@pytest.mark.parametrize("file", ["README.md", "infra/connect.md", "infra/billing.md"])
+@pytest.mark.parametrize("file", _FILES)
 def test_the_table_of_settings_is_the_settings(file: str) -> None:
     """Name, default and meaning of each; the message is the table to paste."""
     expected = _settings_table(file)
@@ -84,7 +86,7 @@ def test_the_table_of_settings_is_the_settings(file: str) -> None:
 
 def test_the_tables_together_are_all_settings() -> None:
     """Each once, and nothing that is none."""
-    tables = "".join(map(_found_table, (_README, _GUIDE, _BILLING)))
+    tables = "".join(_found_table((ROOT / file).read_text()) for file in _FILES)
     names = re.findall(r"^\| ([A-Z_]+) \|", tables, re.MULTILINE)
     assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
 

@@ -16,10 +16,13 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import HttpWaitStrategy
 
 from pipeline.clickhouse import Store
+from pipeline.embedded import now_ms
 from pipeline.metering.meters import Meters, parse_meters
+from pipeline.metering.units import MS_PER_HOUR, hour_of
 from pipeline.producer import Producer
 from tests.brokers import TestBroker
 from tests.contracts.emitter_stage import Stage
+from tests.contracts.limit_stage import LimitStage
 from tests.lane import declare
 
 _IMAGE = "clickhouse/clickhouse-server:26.9"
@@ -87,3 +90,11 @@ async def stage(broker: TestBroker, topic_prefix: str, store: Store, meters: Met
     settings = await declare(broker.bootstrap, topic_prefix, partitions=2)
     async with Producer(settings.kafka) as producer:
         yield Stage(settings, meters, store, producer)
+
+
+@pytest.fixture
+async def limit_stage(broker: TestBroker, topic_prefix: str, store: Store) -> AsyncIterator[LimitStage]:
+    """An installation of its own, on the shared broker, in the middle of the hour before the last."""
+    settings = await declare(broker.bootstrap, topic_prefix, partitions=2)
+    async with Producer(settings.kafka) as producer:
+        yield LimitStage(settings, store, producer, hour_of(now_ms()) - 3 * MS_PER_HOUR // 2)
