@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.explain import Explanation
+    from pipeline.explain_steps import MeterShare
 
 #: Sessions that people are shown of an hour.
 _SHOWN: Final = 50
@@ -44,19 +45,20 @@ def explain(
 ) -> None:
     """Explain what is billed, down to the events: an hour of a project and meter, or one session.
 
-    Each session shows the rule and the event that decided its start and end, and its increments with the arithmetic.
+    Each session shows the rule and the event that decided its start and end, and its increments with the arithmetic;
+    usage events and numbers show what was reported of them.
     """
     from pipeline.embedded import load_meters
     from pipeline.explain_store import ExplainStore
+    from pipeline.explain_subjects import SubjectStore
     from pipeline.rows import UsageQuery
 
     if (session is None) == (at_ms is None) or (at_ms is not None and not (project and meter)):
         raise click.UsageError("give either --session, or --project, --meter and --hour")
     settings = settings_with(store=store)
     meters = load_meters(settings)
-    if meter is not None and (meter not in meters or meters[meter].measures != "session"):
-        known = ", ".join(name for name, found in meters.items() if found.measures == "session")
-        raise click.UsageError(f"no meter of sessions is called {meter!r}: they are {known}")
+    if meter is not None and meter not in meters:
+        raise click.UsageError(f"no meter is called {meter!r}: they are {', '.join(meters)}")
     with closing(open_store(store)) as opened:
         reader = ExplainStore(opened, meters, as_of_ms, settings.orphan_after_ms)
         if session is not None:
@@ -69,7 +71,9 @@ def explain(
         assert project
         assert meter
         hour_ms = hour_of(at_ms)
-        found = list(reader.hour(project, meters[meter], hour_ms))
+        is_of_sessions = meters[meter].measures in ("session", "counter")
+        subjects = reader if is_of_sessions else SubjectStore(opened, meters, as_of_ms)
+        found = list(subjects.hour(project, meters[meter], hour_ms))
         query = UsageQuery(
             as_of_ms=as_of_ms,
             from_ms=hour_ms,
@@ -83,10 +87,11 @@ def explain(
     total = sum(explanation.increments(meter, hour_ms) for explanation in found)
     if not as_json:
         if len(found) > _SHOWN:
-            click.echo(f"... and {len(found) - _SHOWN} more sessions: --json shows them")
-        click.echo(f"{project} {meter} {format_time(hour_ms)}: {len(found)} sessions, {total} increments")
+            click.echo(f"... and {len(found) - _SHOWN} more: --json shows them")
+        noun = found[0].subject if found else "session"
+        click.echo(f"{project} {meter} {format_time(hour_ms)}: {len(found)} {noun}s, {total} increments")
     if total != usage:
-        raise click.ClickException(f"`roommeter usage` says {usage} increments, the sessions here give {total}")
+        raise click.ClickException(f"`roommeter usage` says {usage} increments, what is listed here gives {total}")
 
 
 def _show(found: "Sequence[Explanation]", *, as_json: bool) -> None:
@@ -101,7 +106,8 @@ def _show(found: "Sequence[Explanation]", *, as_json: bool) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for explanation in found:
         flags = f" ({', '.join(explanation.flags)})" if explanation.flags else ""
-        console.print(f"session {explanation.session}, room {explanation.room}, project {explanation.project}{flags}")
+        room = f", room {explanation.room}" if explanation.room else ""
+        console.print(f"{explanation.subject} {explanation.session}{room}, project {explanation.project}{flags}")
         for step in explanation.steps:
             console.print(f"  {step.rule:<4} {step.text}")
         console.print(f"  events ({len(explanation.events)}):")
@@ -118,6 +124,7 @@ def _show(found: "Sequence[Explanation]", *, as_json: bool) -> None:
 def _document(explanation: "Explanation") -> dict[str, Any]:
     return {
         "project": explanation.project,
+        "subject": explanation.subject,
         "room": explanation.room,
         "session": explanation.session,
         "kind": explanation.kind,
@@ -128,8 +135,7 @@ def _document(explanation: "Explanation") -> dict[str, Any]:
         "meters": [
             {
                 "meter": share.meter,
-                "elapsed_ms": share.elapsed_ms,
-                "increment_ms": share.increment_ms,
+                **_amounts(share),
                 "increments": share.total,
                 "hours": [{"hour": format_time(hour.hour_ms), "increments": hour.increments} for hour in share.hours],
             }
@@ -149,6 +155,13 @@ def _document(explanation: "Explanation") -> dict[str, Any]:
             for source in explanation.events
         ],
     }
+
+
+def _amounts(share: "MeterShare") -> dict[str, int]:
+    """Return amount and increment under names that say what they count."""
+    if share.base == "ms":
+        return {"elapsed_ms": share.amount, "increment_ms": share.increment}
+    return {share.base: share.amount, "increment": share.increment}
 
 
 def _time(time_ms: int) -> str | None:

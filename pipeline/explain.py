@@ -3,11 +3,13 @@
 Start and end are the core's own; what is found here is which rule decided, and which event. Each step names its rule.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from pipeline.explain_steps import HourShare, MeterShare, Source, Step, reported
 from pipeline.metering.events import Event, EventType
 from pipeline.metering.meters import Meter, Meters
+from pipeline.metering.quantities import Transferred
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Room, Session
 from pipeline.metering.timeline import Timeline, newest_restart_ms, timeline
@@ -18,53 +20,11 @@ _ENDS: Final = (EventType.SESSION_DISCONNECTED, EventType.SESSION_ABORTED)
 _REPORTS_BEGIN: Final = (EventType.SESSION_DISCONNECTED, EventType.SESSION_SAMPLED)
 
 
-class Source(NamedTuple):
-    """An event and where it lies in the log; the broker's time in ms."""
-
-    topic: str
-    partition: int
-    offset: int
-    broker_time_ms: int
-    event: Event
-
-    @property
-    def name(self) -> str:
-        """What a person needs to find it."""
-        return f"event {self.event.id} (topic {self.topic} partition {self.partition} offset {self.offset})"
-
-
-class Step(NamedTuple):
-    """One rule that was applied, and what followed."""
-
-    rule: str
-    text: str
-
-
-class HourShare(NamedTuple):
-    """Increments of a session that begin in an hour (R1): begun by its end, less those begun by its start."""
-
-    hour_ms: int
-    begun_before: int
-    begun_after: int
-
-    @property
-    def increments(self) -> int:
-        """What the hour is billed."""
-        return self.begun_after - self.begun_before
-
-
-class MeterShare(NamedTuple):
-    """What a session is billed on a meter: elapsed and increment in ms, the total, and hour by hour."""
-
-    meter: str
-    elapsed_ms: int
-    increment_ms: int
-    total: int
-    hours: tuple[HourShare, ...]
-
-
 class Explanation(NamedTuple):
-    """One session, explained. Times in ms, NEVER_MS where there is none; `events` are its own and its room's."""
+    """One session, explained. Times in ms, NEVER_MS where there is none; `events` are its own and its room's.
+
+    `subject` says where it is something else: a usage event or a number, with its name in place of the session's.
+    """
 
     project: str
     room: str
@@ -76,6 +36,7 @@ class Explanation(NamedTuple):
     steps: tuple[Step, ...]
     shares: tuple[MeterShare, ...]
     events: tuple[Source, ...]
+    subject: str = "session"
 
     def increments(self, meter: str, hour_ms: int) -> int:
         """Return what an hour is billed on a meter."""
@@ -84,7 +45,10 @@ class Explanation(NamedTuple):
 
 
 class Known(NamedTuple):
-    """All that the rules judge a session by: its key, its facts, its room's and its servers', and the kept events."""
+    """All that the rules judge a session by: its key, its facts, its room's and its servers', and the kept events.
+
+    `reports` are its largest bytes by hour in ms.
+    """
 
     project: str
     room_name: str
@@ -93,6 +57,7 @@ class Known(NamedTuple):
     room: Room
     restarts_ms: dict[str, int]
     sources: Sequence[Source]
+    reports: Mapping[int, Transferred] = {}
 
 
 def explain(known: Known, meters: Meters, as_of_ms: int, orphan_after_ms: int) -> Explanation:
@@ -108,6 +73,10 @@ def explain(known: Known, meters: Meters, as_of_ms: int, orphan_after_ms: int) -
         if line.started_at_ms < as_of_ms:
             shares = tuple(_shares(known.session, line, meters, as_of_ms))
             steps += _metered(known.session, line, shares, as_of_ms)
+            for meter in meters.values() if known.reports else ():
+                if meter.measures == "counter":
+                    share, arithmetic = reported(known.reports, meter, as_of_ms, "bytes")
+                    shares, steps = (*shares, share), [*steps, *arithmetic]
         names = ("start_inferred", "end_presumed", "clock_skew", "amended")
         flags = tuple(name for name in names if getattr(line, name)) + (("is_open",) if line.is_open() else ())
     elif known.session.disconnected_at_ms != NEVER_MS and not _is_void(known.session):
@@ -142,7 +111,7 @@ def _concerns(event: Event, known: Known) -> bool:
     if event.type is EventType.SERVER_RESTARTED:
         return event.source in known.session.sources
     own = (event.project, event.room) == (known.project, known.room_name)
-    return own and event.session in ("", known.name)
+    return own and event.type is not EventType.USAGE_RECORDED and event.session in ("", known.name)
 
 
 def _is_void(session: Session) -> bool:
@@ -269,14 +238,14 @@ def _metered(session: Session, line: Timeline, shares: Iterable[MeterShare], as_
     steps = []
     until_ms = metered_until_ms(line, as_of_ms)
     for share in shares:
-        begun = billed(share.elapsed_ms, share.increment_ms)
+        begun = billed(share.amount, share.increment)
         least = "" if begun == share.total else ", at least 1 (R7)"
         steps.append(Step("R16", f"kind {session.kind}{_with_number(session)} feeds {share.meter}"))
         steps.append(
             Step(
                 "R1",
-                f"{format_time(until_ms)} - {format_time(line.started_at_ms)} = {share.elapsed_ms} ms; "
-                f"ceil({share.elapsed_ms} / {share.increment_ms}) = {begun}{least}: {share.total} increments",
+                f"{format_time(until_ms)} - {format_time(line.started_at_ms)} = {share.amount} ms; "
+                f"ceil({share.amount} / {share.increment}) = {begun}{least}: {share.total} increments",
             )
         )
         for hour in share.hours:

@@ -192,7 +192,7 @@ class _World:
         project, start_ms = self.scenario.projects[index % len(self.scenario.projects)], self.scenario.start_ms
         office = _Room(project, "", "sim/numbers", 0)
         number = _NUMBER.format(index)
-        acquired_ms = start_ms + self.random.randrange(MS_PER_HOUR)
+        acquired_ms = self.random.randint(start_ms, min(start_ms + MS_PER_HOUR, self.scenario.end_ms))
         is_given_back = index % _GIVEN_BACK == _GIVEN_BACK - 1
         released_ms = self.random.randint(acquired_ms, self.scenario.end_ms) if is_given_back else None
         self.rentals.append(TrueRental(project, number, acquired_ms, released_ms))

@@ -1,15 +1,19 @@
 """An explanation can be followed by hand: each rule with the event behind it, and sums that are the bill's."""
 
 import random
+from collections import Counter
 from typing import Any, Final
 
 import pytest
 
-from pipeline.explain import Explanation, Known, Source, as_emitted, explain
+from pipeline.explain import Explanation, Known, as_emitted, explain
+from pipeline.explain_reported import explain_number, explain_usage
+from pipeline.explain_steps import Source
+from pipeline.metering.quantities import Held, Recorded
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.timeline import ORPHAN_AFTER_MS
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NEVER_MS
-from pipeline.metering.usage import usage
+from pipeline.metering.usage import CellKey, usage
 from pipeline.simulator import Scenario, simulate
 from tests.metering.builders import (
     METERS,
@@ -22,6 +26,7 @@ from tests.metering.builders import (
     facts_of,
     of_room,
     parsed,
+    sampled,
 )
 
 Document = dict[str, Any]
@@ -35,7 +40,8 @@ def _explained(documents: list[Document], session: str = "PA_1", as_of: str = "2
     facts = facts_of(events)
     room = facts.rooms["acme", "RM_1"]
     sources = [Source("lifecycle", 3, offset, found.time_ms, found) for offset, found in enumerate(events)]
-    known = Known("acme", "RM_1", session, room.sessions[session], room, facts.restarts_ms, sources)
+    reports = dict(facts.quantities.of_sessions()).get(("acme", "RM_1", session), {})
+    known = Known("acme", "RM_1", session, room.sessions[session], room, facts.restarts_ms, sources, reports)
     return explain(known, METERS, clock(as_of), ORPHAN_AFTER_MS)
 
 
@@ -177,24 +183,77 @@ def test_explanations_add_up_to_the_usage_of_every_hour() -> None:
     """R1: of a simulated day with every fault, each cell to the increment, and each session says where it began."""
     scenario = Scenario(
         start_ms=clock("0:00:00"), end_ms=clock("6:00:00"), sessions=400, reconnect=0.1, crash=0.2, duplicate=0.1,
-        lost=0.05, abort=0.1, lost_connect=0.1, reused_rooms=0.2, skew_ms=60_000,
+        lost=0.05, abort=0.1, lost_connect=0.1, reused_rooms=0.2, skew_ms=60_000, sample_every_ms=300_000,
+        usage_every_ms=600_000, numbers=5,
     )  # fmt: skip
     documents = [document for _, document in simulate(scenario).events]
     random.Random(4).shuffle(documents)  # noqa: S311 - an order, not a secret
     facts = facts_of(map(parsed, documents))
     as_of_ms = clock("5:00:00")
-    cells: dict[tuple[str, str, int], int] = {}
-    for (project, room_name), name, session in facts.sessions():
-        room = facts.rooms[project, room_name]
-        found = explain(
-            Known(project, room_name, name, session, room, facts.restarts_ms, ()), METERS, as_of_ms, MS_PER_HOUR
+    reports = dict(facts.quantities.of_sessions())
+    explained = [
+        explain(
+            Known(*key, name, session, facts.rooms[key], facts.restarts_ms, (), reports.get((*key, name), {})),
+            METERS,
+            as_of_ms,
+            MS_PER_HOUR,
         )
+        for key, name, session in facts.sessions()
+    ]
+    explained += [
+        explain_usage((project, "sfu-1", "U_1"), found, METERS[meter], as_of_ms, ())
+        for project, meter, found in facts.quantities.of_events()
+    ]
+    explained += [
+        explain_number(*key, held, METERS["number_rental"], as_of_ms, ())
+        for key, held in facts.quantities.numbers.items()
+    ]
+    cells: Counter[CellKey] = Counter()
+    for found in explained:
         assert found.steps
         for share in found.shares:
             for hour in share.hours:
-                key = (project, share.meter, hour.hour_ms)
-                cells[key] = cells.get(key, 0) + hour.increments
+                cells[found.project, share.meter, hour.hour_ms] += hour.increments
     assert cells == {key: cell.increments for key, cell in usage(facts, METERS, as_of_ms, MS_PER_HOUR).items()}
+
+
+def test_bytes_are_explained_by_the_largest_reports() -> None:
+    """R13, R1: each direction's maximum, their sum, and the hours in which it grew."""
+    log = [
+        connected("14:00:00"),
+        sampled("14:30:00", bytes_in=9_000_000),
+        disconnected("15:10:00", bytes_out=2_000_000),
+    ]
+    found = _explained(log)
+    assert _said(found, "R13") == ["largest reported: 9000000 + 2000000 = 11000000 bytes, on data_transfer_gb"]
+    assert _said(found, "R1")[-2:] == [
+        "hour 2026-09-21T14:00:00.000Z: 1 begun by reports of it and before - 0 before it = 1",
+        "hour 2026-09-21T15:00:00.000Z: 2 begun by reports of it and before - 1 before it = 1",
+    ]
+
+
+def test_a_usage_event_is_explained_with_whom_it_is_ascribed_to() -> None:
+    """R14: its name, its labels, the larger quantity and the arithmetic."""
+    hour_ms = clock("14:00:00")
+    reports = {hour_ms: Recorded(1_001, room="RM_1", model="a"), hour_ms + MS_PER_HOUR: Recorded(900, model="b")}
+    found = explain_usage(("acme", "sfu-1", "U_1"), reports, METERS["stt_seconds"], clock("20:00:00"), ())
+    assert (found.subject, found.session, found.increments("stt_seconds", hour_ms)) == ("usage event", "U_1", 2)
+    assert _said(found, "R14")[1:] == [
+        "ascribed to room RM_1, model b",
+        "largest reported: 1001 quantity, on stt_seconds",
+    ]
+
+
+def test_a_number_is_explained_month_by_month() -> None:
+    """R15: when it was acquired and released, and where each month is billed."""
+    held = Held(frozenset({clock("14:00:00")}), frozenset({clock("14:00:00") + 11 * MS_PER_DAY}))
+    found = explain_number("acme", "+15550100", held, METERS["number_rental"], NEVER_MS, ())
+    assert _said(found, "R15") == [
+        "acquired at 2026-09-21T14:00:00.000Z",
+        "released at 2026-10-02T14:00:00.000Z",
+        "month 2026-09: first held in the hour 2026-09-21T14:00:00.000Z, one unit",
+        "month 2026-10: first held in the hour 2026-10-01T00:00:00.000Z, one unit",
+    ]
 
 
 def _rollup(revision: int, as_of: str, hour: str = "14:00:00") -> Rollup:

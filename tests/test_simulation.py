@@ -17,7 +17,7 @@ from tests.simulation.run import Report, run
 
 _SEEDS = range(1, 101)
 #: In how many seeds, at most, each planted bug has to be caught.
-_SEEDS_TO_CATCH = range(1, 41)
+_SEEDS_TO_CATCH = range(1, 61)
 
 
 @cache

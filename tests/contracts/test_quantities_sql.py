@@ -1,6 +1,7 @@
 """Counters, discrete usage and rental (R13 to R15) in SQL and in the core, on logs of all types; meters are data."""
 
 import random
+import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
@@ -11,6 +12,8 @@ import pytest
 from pipeline.audit import session_hours
 from pipeline.audit_bill_store import BillStore, Window
 from pipeline.clickhouse import Store
+from pipeline.explain_store import ExplainStore
+from pipeline.explain_subjects import SubjectStore
 from pipeline.metering.events import MAX_QUANTITY
 from pipeline.metering.meters import Meter, Meters
 from pipeline.metering.session import Facts
@@ -20,7 +23,9 @@ from pipeline.replay import replay
 from pipeline.rows import UsageQuery
 from tests.metering.builders import Document, clock, connected, disconnected, event, facts_of, parsed, rfc3339
 
-_EVENTS: Final = 12_000
+#: The log of events forgets after 60 days.
+_NOW_MS: Final = time.time_ns() // 1_000_000
+_EVENTS: Final = 8_000
 _BEGIN_MS: Final = clock("0:00:00")
 _SPAN_MS: Final = 6 * MS_PER_DAY
 #: Edges of months: a new year's, a leap day's, and those of the month of the log.
@@ -58,7 +63,7 @@ def _document(chance: random.Random) -> Document:
     kind = chance.random()
     if kind < 0.25:
         quantity = chance.choice((0, 1, 999, 1_000, 1_001, chance.randrange(10**6)))
-        name = chance.choice(("acme", chance.randrange(1_500)))
+        name = chance.choice(("acme", chance.randrange(1_000)))
         data = {"meter": chance.choice(_METERS_USED), "quantity": quantity, "model": chance.choice(("", "a", "b"))}
         return event("usage.recorded", at_ms, source, project=project, **data) | {"id": f"U_{name}"}
     if kind < 0.35:
@@ -92,7 +97,7 @@ def stored(store_dsn: str, meters: Meters) -> Iterator[Stored]:
     store.migrate(meters)
     accepted = sum(
         batch["accepted"]
-        for batch in replay(map(orjson.dumps, log), "log", store, meters, _BEGIN_MS, 65_536, _EVENTS // 5)
+        for batch in replay(map(orjson.dumps, log), "log", store, meters, _NOW_MS, 65_536, _EVENTS // 5)
     )
     assert accepted == len(log)
     yield Stored(store, facts_of(parsed(document, meters) for document in log), meters)
@@ -140,12 +145,27 @@ def test_the_audit_counts_the_same_in_its_own_way(stored: Stored, from_ms: int) 
     assert session_hours(totals, stored.meters).differences == []
 
 
+@pytest.mark.parametrize("meter", ["data_transfer_gb", "stt_seconds", "number_rental", "sessions_bytes", "pages"])
+def test_explanations_of_an_hour_add_up_to_its_usage(stored: Stored, meter: str) -> None:
+    """R1, R20: subject by subject, as `roommeter explain` lists them, in the hour of which there is most."""
+    as_of_ms = _AS_OFS["years later"]
+    whole = [cell for cell in stored.store.usage(UsageQuery(as_of_ms=as_of_ms)) if cell[0][1] == meter]
+    (project, _, hour_ms), cell = max(whole, key=lambda found: found[1].sessions)
+    is_of_sessions = stored.meters[meter].measures == "counter"
+    sessions = ExplainStore(stored.store, stored.meters, as_of_ms, MS_PER_DAY)
+    reader = sessions if is_of_sessions else SubjectStore(stored.store, stored.meters, as_of_ms)
+    found = list(reader.hour(project, stored.meters[meter], hour_ms))
+    assert sum(one.increments(meter, hour_ms) for one in found) == cell.increments
+    assert len(found) == cell.sessions
+    assert all(one.events and one.steps for one in found)
+
+
 def test_an_hour_holds_64_bits_and_shows_no_more(store: Store, meters: Meters) -> None:
     """R17: the largest counters and quantities there can be stop nobody's bill."""
     tokens: dict[str, Any] = {"project": "acme", "meter": "llm_input_tokens", "quantity": MAX_QUANTITY}
     log = [event("usage.recorded", "14:00:00", **tokens) | {"id": name} for name in ("U_1", "U_2")]
     log += [connected("14:00:00"), disconnected("14:00:30", bytes_in=MAX_QUANTITY, bytes_out=MAX_QUANTITY)]
-    list(replay(map(orjson.dumps, log), "log", store, meters, _BEGIN_MS, 65_536, 100))
+    list(replay(map(orjson.dumps, log), "log", store, meters, _NOW_MS, 65_536, 100))
     expected = usage(facts_of(map(parsed, log)), meters, clock("15:00:00"))
     assert expected["acme", "llm_input_tokens", clock("14:00:00")].increments == MAX_QUANTITY
     assert store.usage(UsageQuery(as_of_ms=clock("15:00:00"))) == sorted(expected.items())
@@ -155,7 +175,7 @@ def test_a_meter_added_later_bills_what_was_stored_before(store: Store, meters: 
     """R16: a row of each measure that needs no event of its own; no code, no replay."""
     log = [connected("14:00:00"), disconnected("14:00:30", bytes_in=5)]
     log += [event("number.acquired", "14:00:00", project="acme", number="+15550100")]
-    list(replay(map(orjson.dumps, log), "log", store, meters, _BEGIN_MS, 65_536, 100))
+    list(replay(map(orjson.dumps, log), "log", store, meters, _NOW_MS, 65_536, 100))
     store.migrate(meters | _OURS)
     found = {meter: cell.increments for (_, meter, _), cell in store.usage(UsageQuery(as_of_ms=clock("15:00:00")))}
     assert {name: found.get(name) for name in _OURS} == {
@@ -173,7 +193,7 @@ def test_whom_usage_is_ascribed_to_is_kept_with_it(store: Store, meters: Meters)
         event("usage.recorded", "14:00:00", project="acme", meter="stt_seconds", quantity=1, **labels)
         for labels in (one, {"model": "b"}, {"room": "RM_1", "session": "PA_1"})
     ]
-    list(replay(map(orjson.dumps, log), "log", store, meters, _BEGIN_MS, 65_536, 100))
+    list(replay(map(orjson.dumps, log), "log", store, meters, _NOW_MS, 65_536, 100))
     [row] = store.query(
         "SELECT max(quantity), max(room), max(session), max(model), max(endpoint), max(team), max(key), max(status), "
         "max(latency_ms) FROM discrete_facts GROUP BY project, source, id"

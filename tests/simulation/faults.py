@@ -63,7 +63,9 @@ WORKER_POINTS: Final = tuple(
     f"worker killed: {point}"
     for point in (
         "poll", "write", "insert session_facts", "insert session_facts answered", "insert room_facts",
-        "insert room_facts answered", "insert server_facts", "insert server_facts answered", "insert events",
+        "insert room_facts answered", "insert counter_facts", "insert counter_facts answered",
+        "insert discrete_facts", "insert discrete_facts answered", "insert number_facts",
+        "insert number_facts answered", "insert server_facts", "insert server_facts answered", "insert events",
         "insert events answered", "insert progress", "insert progress answered", "write answered", "bury",
         "bury answered", "changelog", "changelog answered", "commit", "commit answered", "recover",
         "open_rooms", "open_rooms answered",
@@ -149,8 +151,8 @@ def draw_options(chance: random.Random, seed: int, start_ms: int) -> Options:
         reused_rooms=often(0.3),
         skew_ms=chance.choice((0, 0, 4 * MS_PER_MINUTE)),
         sample_every_ms=chance.choice((0, 7 * MS_PER_MINUTE)),
-        usage_every_ms=5 * MS_PER_MINUTE if seed % 10 == 0 else 0,
-        numbers=2 if seed % 10 == 0 else 0,
+        usage_every_ms=0 if seed % 5 else 5 * MS_PER_MINUTE,
+        numbers=0 if seed % 5 else 12,
     )
     silence_days = chance.choice((0, 0, 25))
     return Options(
