@@ -157,7 +157,7 @@ def _line(
         charge,
         amount,
         quantity,
-        charge.amount - amount,
+        EXACT.subtract(charge.amount, amount),
         tuple(hours.items()),
         tuple((hour_ms, by) for hour_ms, by in changed.items() if by) if is_adjustment else (),
         is_adjustment,

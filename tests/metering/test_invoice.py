@@ -102,6 +102,14 @@ def test_a_later_correction_becomes_an_adjustment_of_the_next_invoice(now: int, 
     assert line.changed == ((hour_ms, now - 14),)
 
 
+def test_an_adjustment_of_the_largest_amounts_is_exact() -> None:
+    """All but one of 62 bits of minutes, at the highest price, never happened."""
+    account = account_of(flat("price = 999999999999"), _FROM_OCTOBER)
+    first = _issue(account, _OCTOBER, {_day(_OCTOBER, 3): 2**62})
+    second = _issue(account, _NOVEMBER, {_day(_OCTOBER, 3): 1}, first)
+    assert _lines(second) == [("2026-10", _METER, f"-{(2**62 - 1) * 999999999999}.00")]
+
+
 def test_an_adjustment_is_made_once() -> None:
     """The third invoice knows what the second has set right."""
     account = account_of(flat("price = 0.5"), _FROM_OCTOBER)
