@@ -33,5 +33,6 @@ EQUIVALENT: Final[dict[str, str]] = {
     "money: 120 -> 119": _WIDE_ENOUGH,
     "money.to_minor_units: numerator < 0 -> numerator <= 0": _NO_MINUS_ZERO,
     "money.to_minor_units: 0 -> 1": _NO_MINUS_ZERO,
+    "plans: 'graduated' -> 'graduated~' #2": "where all is included no tier is looked at",
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",
 }

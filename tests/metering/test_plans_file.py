@@ -50,6 +50,12 @@ def test_a_project_is_on_its_plan_from_a_time_until_the_next(time: str, plan: st
     assert (prices and prices.plan) == plan
 
 
+def test_a_project_may_begin_without_a_plan() -> None:
+    """Its currency is that of the plan which follows."""
+    account = account_of(flat(), 'plans = [{ from = 2026-09-01, plan = "" }, { from = 2026-10-02, plan = "p" }]')
+    assert account.currency == "USD"
+
+
 def test_a_seller_is_who_writes_the_invoice() -> None:
     """Name, address, a note, and what stands before the numbers."""
     text = '[seller]\nname = "Rooms Ltd"\naddress = ["1 High Street"]\nnote = "14 days"\nnumber_prefix = "RM-"\n'

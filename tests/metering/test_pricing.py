@@ -158,3 +158,10 @@ def test_a_base_fee_is_shared_by_the_hours_of_its_month(month: str, day: int, fe
     """100 until a day and 300 from it on, in months of 31, 30, 28 and 29 days."""
     account = account_of(flat(fee="100") + f"[[plans.p.prices]]\nfrom = {month}-{day}\nbase_fee = 300\n")
     assert str(base_fee(Month.parse(month), account).amount) == fee
+
+
+def test_a_change_on_the_edge_of_a_month_leaves_it_whole() -> None:
+    """Of a change at its first instant, and of one at its end, no empty stretch is left."""
+    changes = "".join(f"[[plans.p.prices]]\nfrom = {day}\nbase_fee = 300\n" for day in ("2026-10-01", "2026-11-01"))
+    account = account_of(flat(fee="100") + changes)
+    assert [str(part.quantity) for part in base_fee(_OCTOBER, account).parts] == ["744"]
