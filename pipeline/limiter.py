@@ -285,14 +285,21 @@ class Limiter:
     async def _publish(self) -> list[Crossing]:
         """Publish own decisions, and those of others that are not published in time."""
         now_ms = self._clock()
-        if any(now_ms - decided.read_at_ms >= PATIENCE_MS // 2 for decided in self._unpublished.values()):
+        waiting = {one.crossing.story for one in self._unpublished.values() if not one.is_mine}
+        if any(
+            now_ms - one.read_at_ms >= PATIENCE_MS // 2 or (one.is_mine and one.crossing.story in waiting)
+            for one in self._unpublished.values()
+        ):
             for record in await self._published.poll_to_end():
                 self._unpublished.pop(limit_codec.crossing_id(record.value or b""), None)
-        due = [
-            decided.crossing
-            for decided in self._unpublished.values()
-            if decided.is_mine or now_ms - decided.read_at_ms >= PATIENCE_MS
-        ]
+        due: list[Crossing] = []
+        held = set()
+        for crossing, is_mine, read_at_ms in self._unpublished.values():
+            # In the order of its story, whoever tells what.
+            if crossing.story not in held and (is_mine or now_ms - read_at_ms >= PATIENCE_MS):
+                due.append(crossing)
+            else:
+                held.add(crossing.story)
         for crossing in due:
             payload = limit_codec.encode_crossing(crossing)
             await self._producer.send_soon(self._topics.limits.name, crossing.project.encode(), payload)

@@ -9,6 +9,7 @@ from pipeline.limiter import Limiter
 from tests.contracts.emitter_stage import Killed, Steps
 from tests.contracts.limit_stage import LimitStage
 from tests.lane import PATIENCE_SECONDS
+from tests.metering.builders import amended
 
 #: Calls of the store and the producer in a first run that tells two crossings: each is a step before which it may stop.
 _STEPS = 10
@@ -81,6 +82,20 @@ async def test_a_limiter_paused_at_any_step_agrees_with_those_that_went_on(limit
     await paused.run_once()
     assert set(await limit_stage.told()) == {"reached 100", "reached 50", "reached 80"}
     await limit_stage.check(most=2)
+
+
+async def test_what_was_decided_is_told_before_what_follows_it(limit_stage: LimitStage) -> None:
+    """Killed before it published what it had decided; by then a correction takes it back."""
+    await limit_stage.call("PA_1", 5)
+    with pytest.raises(Killed):
+        await limit_stage.limiter(Steps(7, Killed())).run_once()
+    await limit_stage.send(amended(limit_stage.now_ms, room="RM_PA_1", void=True))
+    limiter = limit_stage.limiter()
+    for _ in range(2):
+        await limiter.run_once()
+        limit_stage.wait_out()
+    assert await limit_stage.told() == ["reached 50", "back_under 50"]
+    await limit_stage.check()
 
 
 async def test_two_limiters_at_once_are_as_one(limit_stage: LimitStage) -> None:
