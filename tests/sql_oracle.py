@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from pipeline.clickhouse import Store
 
 _SQL: Final = Path(__file__).with_suffix(".sql").read_text()
+_COUNTED: Final = Path(__file__).with_name("sql_oracle_counted.sql").read_text()
 _DIGEST: Final = f"""
 SELECT count(), sum(reinterpretAsUInt64(substring(MD5(arrayStringConcat(
     [project, meter, room, session, toString(hour_ms), toString(minutes), toString(minutes_open)], '|')), 1, 8)))
@@ -31,6 +32,12 @@ def sql_oracle(store: Store, as_of_ms: int, orphan_after_ms: int) -> list[Line]:
     """Return what the raw events of a store bill as of a moment, in no order."""
     rows = store.query(_SQL, as_of=as_of_ms / 1_000, orphan_after_ms=orphan_after_ms)
     return [Line(*row) for row in rows]
+
+
+def sql_oracle_counted(store: Store, as_of_ms: int) -> dict[tuple[str, str, int], tuple[int, int]]:
+    """Return increments and subjects of what is reported, by project, meter and hour, from raw events (R13 to R15)."""
+    rows = store.query(_COUNTED, as_of=as_of_ms / 1_000)
+    return {(project, meter, hour_ms): (increments, count) for project, meter, hour_ms, increments, count in rows}
 
 
 def sql_digest(store: Store, as_of_ms: int, orphan_after_ms: int) -> tuple[int, int]:

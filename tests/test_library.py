@@ -49,7 +49,7 @@ async def test_a_call_is_metered_to_the_minute(broker: TestBroker, topic_prefix:
         await producer.disconnected(room="r", session="a", at=start_ms + 70_000)
         await producer.room_ended(room="r", at=start_ms + 70_000)
     found = await metered(broker, topic, now_ms())
-    assert found.minutes == {"agent_session_minutes": 2, "telephony_minutes": 2}
+    assert found.minutes == {"agent_session_minutes": 2, "telephony_minutes": 2, "data_transfer_gb": 1}
     assert found.dispositions == {"accepted": 7}
 
 

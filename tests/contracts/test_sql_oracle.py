@@ -25,9 +25,9 @@ from pipeline.metering.usage import feeds, increments_by_hour
 from pipeline.rows import Batch, SessionQuery, UsageQuery
 from pipeline.simulator import Scenario, Simulation, simulate
 from pipeline.tracker import Policy, Tracker
-from tests.metering.builders import event
+from tests.metering.builders import METERS, event
 from tests.oracle import METERS_OF_KIND, oracle, oracle_sessions
-from tests.sql_oracle import Line, digest, sql_digest, sql_oracle
+from tests.sql_oracle import Line, digest, sql_digest, sql_oracle, sql_oracle_counted
 
 _SESSIONS: Final = int(os.environ.get("ROOMMETER_TEST_SESSIONS", "20000"))
 _PARTITIONS: Final = 4
@@ -48,6 +48,8 @@ _DAY: Final = Scenario(
     abort=0.02,
     lost_connect=0.03,
     reused_rooms=0.2,
+    usage_every_ms=30 * MS_PER_MINUTE,
+    numbers=20,
 )
 _LONG_AFTER_MS: Final = _START_MS + 8 * MS_PER_DAY
 _MOMENTS: Final = {
@@ -242,6 +244,9 @@ def test_raw_events_bill_what_the_pipeline_rolls_up(metered: Metered, as_of_ms: 
         if line.meter:
             cell = cells.setdefault((line.project, line.meter, line.hour_ms), [0, 0, 0])
             cell[:] = cell[0] + line.minutes, cell[1] + line.minutes_open, cell[2] + 1
+    for key, (increments, subjects) in sql_oracle_counted(metered.store, as_of_ms).items():
+        cells[key] = [increments, 0, subjects]
+    assert {key[1] for key in cells} == set(METERS)
     query = UsageQuery(as_of_ms=as_of_ms, orphan_after_ms=orphan_after_ms)
     assert [(key, list(cell)) for key, cell in metered.store.usage(query)] == sorted(cells.items())
 

@@ -7,7 +7,42 @@ from tests.planted.bug import Bug
 _PAGE: Final = "tests/test_metering_page.py::test_"
 _LAWS: Final = "tests/metering/test_session_laws.py::test_"
 _ROLLUP: Final = "tests/metering/test_rollup.py::test_"
+_REPORTED: Final = "tests/test_metering_page_counted.py::test_"
 CORE: Final = (
+    Bug(
+        "usage that is sent again is added up",
+        "pipeline/metering/quantities.py",
+        (
+            (
+                "Recorded._make(max(pair) for pair in both)",
+                "Recorded._make(sum(pair) if type(pair[0]) is int else max(pair) for pair in both)",
+            ),
+        ),
+        f"{_REPORTED}the_same_usage_event_counts_once",
+    ),
+    Bug(
+        "bytes in and out are rounded apart",
+        "pipeline/metering/counted.py",
+        (("div_ceil(sum(largest), increment)", "sum(div_ceil(value, increment) for value in largest)"),),
+        f"{_REPORTED}data_in_and_out_is_added_before_it_is_rounded",
+    ),
+    Bug(
+        "bytes are billed without a start",
+        "pipeline/metering/usage.py",
+        (
+            (
+                "if start_ms(room.sessions.get(name, Session())) < as_of_ms:",
+                "if room and name and Session:",
+            ),
+        ),
+        f"{_REPORTED}data_of_a_session_that_never_connected_is_not_billed",
+    ),
+    Bug(
+        "a number released at midnight is held in the month that begins",
+        "pipeline/metering/counted.py",
+        (("from_ms < released_ms or", "from_ms <= released_ms or"),),
+        f"{_REPORTED}a_number_released_with_the_end_of_a_month_is_not_held_in_the_next",
+    ),
     Bug(
         "counters are added up instead of joined",
         "pipeline/metering/session.py",
@@ -91,14 +126,17 @@ CORE: Final = (
         "rounded after summing",
         "pipeline/metering/usage.py",
         (
-            ("    cells: dict[CellKey, Usage] = {}\n", "    cells: dict[CellKey, Usage] = {}\n    spent_ms = 0\n"),
+            (
+                "    for (project, room_name), name, session in facts.sessions():\n",
+                "    spent_ms = 0\n    for (project, room_name), name, session in facts.sessions():\n",
+            ),
             (
                 "for hour_ms, increments in increments_by_hour(line.started_at_ms, until_ms, meter.increment):\n",
                 (
                     "total_ms = spent_ms + until_ms - line.started_at_ms\n"
-                    "                increments = billed(total_ms, 60_000) - billed(spent_ms, 60_000)\n"
-                    "                spent_ms = total_ms\n"
-                    "                for hour_ms in [hour_of(line.started_at_ms)]:\n"
+                    "        increments = billed(total_ms, 60_000) - billed(spent_ms, 60_000)\n"
+                    "        spent_ms = total_ms\n"
+                    "        for hour_ms in [hour_of(line.started_at_ms)]:\n"
                 ),
             ),
         ),
