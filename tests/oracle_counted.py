@@ -8,6 +8,7 @@ by (source, id) in its project, and of two meters it counts on the greater name;
 acquire, however soon it is released.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -63,14 +64,16 @@ def counted(
 
 def _bytes(events: list[Document], starts_ms: Mapping[SessionName, int | None], as_of_ms: int) -> Iterator[CountedHour]:
     """R13: in and out together, of each the largest that was reported."""
+    own: dict[SessionName, list[Document]] = defaultdict(list)
+    for event in events:
+        if event["type"] in ("session.sampled", "session.disconnected"):
+            own[_name(event)].append(event)
     for name, start_ms in starts_ms.items():
         if start_ms is None or start_ms >= as_of_ms:
             continue
-        own = [event for event in events if event["type"].startswith("session.") and _name(event) == name]
         reports = [
             (read_time(event["time"]), event["data"].get("bytes_in") or 0, event["data"].get("bytes_out") or 0)
-            for event in own
-            if event["type"] in ("session.sampled", "session.disconnected")
+            for event in own[name]
         ]
         for hour_ms in _hours([time_ms for time_ms, _, _ in reports], as_of_ms):
             amounts = []
@@ -82,9 +85,11 @@ def _bytes(events: list[Document], starts_ms: Mapping[SessionName, int | None], 
 
 def _usage_events(events: list[Document], as_of_ms: int) -> Iterator[CountedHour]:
     """R14: each (source, id) once, with the largest quantity."""
-    usage = [event for event in events if event["type"] == "usage.recorded"]
-    for project, source, name in sorted({(e["data"]["project"], e["source"], e["id"]) for e in usage}):
-        own = [e for e in usage if (e["data"]["project"], e["source"], e["id"]) == (project, source, name)]
+    usage: dict[tuple[str, str, str], list[Document]] = defaultdict(list)
+    for event in events:
+        if event["type"] == "usage.recorded":
+            usage[event["data"]["project"], event["source"], event["id"]].append(event)
+    for (project, _, _), own in usage.items():
         meter = max(event["data"]["meter"] for event in own)
         reports = [(read_time(e["time"]), e["data"]["quantity"]) for e in own if e["data"]["meter"] == meter]
         for hour_ms in _hours([time_ms for time_ms, _ in reports], as_of_ms):
