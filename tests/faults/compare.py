@@ -1,7 +1,6 @@
 """What a store bills against what the rules ask for: session by session and hour by hour, and record by record."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pipeline.rows import SessionQuery, UsageQuery
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.faults.feed import Document
-from tests.oracle import METERS_OF_KIND, MeterHour, oracle_lines
+from tests.oracle import METERS_OF_KIND, oracle, oracle_lines
 from tests.sql_oracle import Line, digest
 
 _STORED: Final = """
@@ -29,7 +28,8 @@ FROM events FINAL WHERE topic = {topic:String} GROUP BY partition
 class Compared:
     """What came out: records and sessions looked at, and what is wrong with them; `digest` knows no order.
 
-    `wrong` counts minutes by which a session's hour on a meter, or a project's, is off, in either direction.
+    `wrong` counts minutes by which a session's hour on a meter of time is off, in either direction, and increments by
+    which a project's hour on any meter is.
     `lost` are records of the topic that the store does not have, `doubled` those that are there twice, in the topic or
     in the store.
     """
@@ -51,7 +51,7 @@ def compare(settings: Settings, dsn: str, events: Iterable[Document], records: i
         billed = lines(store, as_of_ms)
         cells = {key: tuple(cell) for key, cell in store.usage(UsageQuery(as_of_ms=as_of_ms))}
         kept = {row[0]: row[1:] for row in store.query(_STORED, topic=topics(settings).lifecycle.name)}
-    due_cells = _cells(due)
+    due_cells = oracle(events, as_of_ms)
     wrong = sum(_off(billed.get(key, (0, 0)), due.get(key, (0, 0))) for key in billed.keys() | due.keys())
     wrong += sum(
         _off(cells.get(key, (0, 0, 0)), due_cells.get(key, (0, 0, 0))) for key in cells.keys() | due_cells.keys()
@@ -82,19 +82,6 @@ def lines(store: Store, as_of_ms: int) -> dict[tuple[str, str, str, str, int], t
 
 def _meters(kind: str, number: str) -> list[str]:
     return [meter for meter, needs_number in METERS_OF_KIND.get(kind, []) if number or not needs_number]
-
-
-def _cells(due: dict[tuple[str, str, str, str, int], tuple[int, int]]) -> dict[MeterHour, tuple[int, int, int]]:
-    minutes: Counter[MeterHour] = Counter()
-    minutes_open: Counter[MeterHour] = Counter()
-    sessions: Counter[MeterHour] = Counter()
-    for (project, meter, _, _, hour_ms), (all_of_it, while_open) in due.items():
-        if meter:
-            key = (project, meter, hour_ms)
-            minutes[key] += all_of_it
-            minutes_open[key] += while_open
-            sessions[key] += 1
-    return {key: (minutes[key], minutes_open[key], sessions[key]) for key in sessions}
 
 
 def _off(billed: tuple[int, ...], due: tuple[int, ...]) -> int:

@@ -23,27 +23,27 @@ from tests.oracle import MeterHour, oracle
 Document = dict[str, Any]
 
 
-def simulated_events(count: int, seed: int, per_session: int = 2) -> list[Document]:
+def simulated_events(count: int, seed: int, per_session: int = 2, **changes: Any) -> list[Document]:
     """Return so many events, sent in the 20 hours up to now, with faults of every kind that a bill must survive.
 
-    `per_session` is how many events there are of a session, at most: more of them make it quicker.
+    `per_session` is how many events there are of a session, at most: more of them make it quicker. `changes` are what
+    else the scenario says.
     """
     now = now_ms()
+    faults: dict[str, Any] = {
+        "reconnect": 0.05,
+        "crash": 0.03,
+        "duplicate": 0.05,
+        "disorder_ms": 60_000,
+        "late": 0.02,
+        "lost": 0.02,
+        "abort": 0.03,
+        "lost_connect": 0.02,
+        "reused_rooms": 0.05,
+        "skew_ms": 2_000,
+    }
     scenario = Scenario(
-        start_ms=now - 20 * MS_PER_HOUR,
-        end_ms=now,
-        sessions=count // per_session,
-        seed=seed,
-        reconnect=0.05,
-        crash=0.03,
-        duplicate=0.05,
-        disorder_ms=60_000,
-        late=0.02,
-        lost=0.02,
-        abort=0.03,
-        lost_connect=0.02,
-        reused_rooms=0.05,
-        skew_ms=2_000,
+        start_ms=now - 20 * MS_PER_HOUR, end_ms=now, sessions=count // per_session, seed=seed, **faults | changes
     )
     return [document for sent_at_ms, document in simulate(scenario).events if sent_at_ms <= now][-count:]
 
