@@ -21,6 +21,10 @@ $(READY): requirements.lock pyproject.toml
 run: setup ## start everything, feed it recorded and simulated calls, show the rollups
 	$(BIN)/roommeter demo
 
+demo-month: setup ## a month of 50 projects and a million events, from events to invoices that add up
+	rm -rf data/demo-month
+	$(BIN)/roommeter demo-month
+
 test: setup ## all tests (which broker and store they run on is printed first)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 

@@ -94,7 +94,7 @@ def usage(
             "hour": format_time(key[2]),
             "increments": cell.increments,
             "increments_open": cell.increments_open,
-            "quantity": str(meters[key[1]].quantity(cell.increments)),
+            "quantity": f"{meters[key[1]].quantity(cell.increments):f}",
             "unit": meters[key[1]].unit,
         }
         for key, cell in cells
@@ -150,7 +150,7 @@ def attribute(
             by: row.ascribed_to,
             "events": row.events,
             "increments": row.increments,
-            "quantity": str(meters[row.meter].quantity(row.increments)),
+            "quantity": f"{meters[row.meter].quantity(row.increments):f}",
             "unit": meters[row.meter].unit,
         }
         for row in found

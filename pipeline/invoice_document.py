@@ -60,7 +60,7 @@ def decode_invoice(document: bytes) -> Invoice:
 
 
 def commands(invoice: Invoice, line: Line) -> Iterator[str]:
-    """Yield the commands that show what is behind a line: its hours, and the sessions in the hours that matter.
+    """Yield the commands that show what is behind a line: its hours, and what happened in those that matter.
 
     As of the moment of the invoice: what arrived later is in the next one.
     """
@@ -70,8 +70,6 @@ def commands(invoice: Invoice, line: Line) -> Iterator[str]:
     as_of = f"--as-of {format_time(invoice.as_of_ms)}"
     span = f"--from {format_time(line.month.start_ms)} --to {format_time(line.month.end_ms)}"
     yield f"roommeter usage {which} {span} {as_of}"
-    if line.measures != "session":
-        return
     for hour_ms, _ in line.changed[:_MOST_FOLLOWED] if line.is_adjustment else line.hours[:1]:
         yield f"roommeter explain {which} --hour {format_time(hour_ms)} {as_of}"
 

@@ -21,7 +21,7 @@ def crossing_document(crossing: Crossing) -> Document:
         "event": crossing.event,
         "threshold": crossing.threshold,
         "occurrence": (crossing.number + 1) // 2,
-        "quantity": str(decimal(crossing.quantity, crossing.unit_size)),
+        "quantity": f"{decimal(crossing.quantity, crossing.unit_size):f}",
         "soft": _amount(crossing.soft, crossing.unit_size),
         "hard": _amount(crossing.hard, crossing.unit_size),
         "unit": crossing.unit,
@@ -46,7 +46,7 @@ def standing_document(standing: Standing) -> Document:
         "meter": limit.meter,
         "per": limit.per,
         **_period(limit.per, standing.period_ms),
-        "quantity": str(decimal(standing.quantity, limit.unit_size)),
+        "quantity": f"{decimal(standing.quantity, limit.unit_size):f}",
         "soft": _amount(limit.soft, limit.unit_size),
         "hard": _amount(limit.hard, limit.unit_size),
         "unit": limit.unit,
@@ -74,4 +74,4 @@ def _period(per: Any, period_ms: int) -> Document:
 
 
 def _amount(quantity: int | None, unit_size: int) -> str | None:
-    return None if quantity is None else str(decimal(quantity, unit_size))
+    return None if quantity is None else f"{decimal(quantity, unit_size):f}"
