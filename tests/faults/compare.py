@@ -42,10 +42,15 @@ class Compared:
     digest: tuple[int, int]
 
 
-def compare(settings: Settings, dsn: str, events: Iterable[Document], records: int) -> Compared:
-    """Compare the store at an address with the oracle over the events that were sent, as so many records."""
+def compare(
+    settings: Settings, dsn: str, events: Iterable[Document], records: int, as_of_ms: int | None = None
+) -> Compared:
+    """Compare the store at an address with the oracle over the events that were sent, as so many records.
+
+    As of now, or of another moment: digests are equal only as of the same one, for open sessions grow.
+    """
     events = list(events)
-    as_of_ms = now_ms()
+    as_of_ms = now_ms() if as_of_ms is None else as_of_ms
     due = oracle_lines(events, as_of_ms)
     with closing(Store.open(dsn, settings.database)) as store:
         billed = lines(store, as_of_ms)

@@ -14,9 +14,9 @@ _EVENTS: int = 1_000
 
 
 def crash_points(lab: Lab) -> Iterator[Row]:
-    """Kill once or ten times at each point, a new slice of the day each time."""
+    """Kill once or five times at each point, a new slice of the day each time."""
     chance = random.Random(lab.seed)  # noqa: S311 - a repeatable choice, not a secret
-    lives = [point for point in POINTS for _ in range(lab.size(1, 10))]
+    lives = [point for point in POINTS for _ in range(lab.size(1, 5))]
     chance.shuffle(lives)
     events = feed.simulated_events((len(lives) + 1) * _EVENTS, lab.seed)
     reached = 0
@@ -32,5 +32,5 @@ def crash_points(lab: Lab) -> Iterator[Row]:
         made.worker()
         made.until_done()
         found = made.compare()
-    note = f"each of {len(POINTS)} points {lab.size(1, 10)} times"
+    note = f"each of {len(POINTS)} points {lab.size(1, 5)} times"
     yield Row("F2 worker killed at named points", reached, len(lives), note=note).compared(found)

@@ -56,6 +56,7 @@ def killed(lab: Lab, count: int, size: int) -> Row:
         found = made.compare()
     slow = [f"ready after {most:.1f} s"] if (most := max(ready_s)) > _READY_S else []
     few = [f"only {in_hand} of {count} kills in a batch"] if in_hand < 0.3 * count else []
+    few += [f"only {found.sessions} sessions"] if found.sessions < size // 5 else []
     note = f"{in_hand} kills in a batch, {behind} with records left; recovery is the slowest"
     return Row("F1 worker killed -9", count, count, recovery_s=most, note=note, problems=[*slow, *few]).compared(found)
 

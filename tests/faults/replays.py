@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from pipeline.embedded import now_ms
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.e2e.processes import Process, wait_until
 from tests.faults import feed
-from tests.faults.compare import compare
+from tests.faults.compare import Compared, compare
 from tests.faults.engine import Lab, Row
 from tests.faults.rig import rig
 from tests.faults.storeserver import StoreServer
@@ -19,22 +20,27 @@ from tests.faults.storeserver import StoreServer
 
 def replays(lab: Lab) -> Iterator[Row]:
     """Replay a topic whole, half of the times into the store that has it already, then into an empty one."""
-    times, size = lab.size(2, 10), lab.size(10_000, 100_000)
+    times, size = lab.size(2, 10), lab.size(10_000, 50_000)
     events = feed.simulated_events(size, lab.seed)
     with rig(lab, "replay", batch_events=5_000) as made:
         worker = made.worker()
         made.send(events)
         made.until_done()
-        before = made.compare()
+        as_of_ms = now_ms()
+
+        def found_at(dsn: str) -> Compared:
+            return compare(made.settings, dsn, made.events, made.records, as_of_ms)
+
+        before = found_at(made.server.dsn)
         for _ in range(times):
             _again(worker, made.settings)
-        same = made.compare()
+        same = found_at(made.server.dsn)
         empty = StoreServer(lab.directory("empty"))
         empty.start()
         try:
             worker.settings = worker.settings.model_copy(update={"store": empty.dsn})
             _again(worker, made.settings)
-            fresh = compare(made.settings, empty.dsn, made.events, made.records)
+            fresh = found_at(empty.dsn)
         finally:
             worker.close()
             empty.kill()
