@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from pipeline.embedded import now_ms
 from pipeline.kafka import create_topics, partition_of, read_topic
-from pipeline.metering.units import format_time
+from pipeline.metering.units import format_time, parse_time
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.bench.load import PARTITIONS, Entry, fill
@@ -99,18 +100,20 @@ def _measure(directory: Path, kafka: str | None, rate: int, seconds: int) -> Non
         settings = Settings(kafka=kafka or found, partitions=PARTITIONS)
         before, slices = _load(rate, seconds)
         asyncio.run(fill(settings.kafka, topics(settings).lifecycle.name, before))
+        _wait_for(port, now_ms())
         command = [sys.executable, "-c", _ASK, str(port), str(seconds)]
-        cpu_s = _cpu_s(pid)
+        cpu_s, waited_s = _cpu_s(pid), _waited_s(pid)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asking:
             sent = asyncio.run(_send(settings, slices))
             answered = [float(word) for word in asking.communicate()[0].split()]
-        cpu_s = _cpu_s(pid) - cpu_s
+        cpu_s, waited_s = _cpu_s(pid) - cpu_s, _waited_s(pid) - waited_s
         told = asyncio.run(_told(settings, len(sent)))
     events = max(1, sum(map(len, slices)))
     delays = [(told[project] - sent_ms) / 1000 for project, sent_ms in sent.items() if project in told]
     _SAY.print(
         f"{events:,} events in {seconds} s; the process took {cpu_s:.1f} s CPU, {cpu_s * 1e6 / events:.1f} us each"
     )
+    _SAY.print(f"its event loop waited {waited_s:.1f} s for a CPU that others had")
     _SAY.print(f"crossings told: {len(delays)} of {len(sent)}")
     _SAY.print("event to crossing, s:", _percentiles(delays))
     _SAY.print("API, ms:             ", _percentiles(answered), f"of {len(answered)}")
@@ -147,6 +150,15 @@ def _until(lines: IO[str], pattern: str) -> str:
         if found := re.search(pattern, line):
             return found[1]
     raise RuntimeError(f"the process ended before it said {pattern}")
+
+
+def _wait_for(port: int, until_ms: int) -> None:
+    """Wait until limits are evaluated up to a moment: with what was there before, the load would wait behind it."""
+    as_of_ms = 0
+    while as_of_ms <= until_ms:
+        time.sleep(0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/limits/load-1") as answer:
+            as_of_ms = parse_time(orjson.loads(answer.read())["as_of"])
 
 
 def _cpu_s(pid: int) -> float:
@@ -187,6 +199,11 @@ def _entry(project: str, number: int, kind: str, time_ms: int, data: dict[str, A
     event |= {"time": format_time(time_ms), "data": {"project": project, "room": room} | data}
     key = f"{project}/{room}".encode()
     return partition_of(key, PARTITIONS), key, orjson.dumps(event)
+
+
+def _waited_s(pid: int) -> float:
+    """Return how long a process's first thread has waited for a CPU: what other load on the machine costs it."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 async def _send(settings: Settings, slices: list[list[Entry]]) -> dict[str, int]:
