@@ -157,8 +157,7 @@ def test_the_bill_of_a_case_is_as_expected(path: Path, run: Run) -> None:
     assert run("replay", path).exit_code == 0
     found = [(row["project"], row["meter"], row["hour"], row["increments"]) for row in _usage(run, case["as_of"])]
     assert sorted(found) == sorted(
-        (row["project"], row["meter"], row["hour"], row["increments"])
-        for row in case["expect"]
+        (row["project"], row["meter"], row["hour"], row["increments"]) for row in case["expect"]
     )
 
 
