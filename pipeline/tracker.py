@@ -119,8 +119,12 @@ class Tracker:
         for number, name, room_name, session_name in touched:
             self._collect(changes, number, name, room_name, session_name)
         for facts in self.partitions.values():
-            if facts.quantities:
+            if not facts.quantities:
+                continue
+            if changes.quantities:
                 changes.quantities.join(facts.take_quantities())
+            else:
+                changes.quantities = facts.take_quantities()
         return changes
 
     def _facts(self, number: int) -> Facts:
