@@ -15,7 +15,7 @@ from pipeline.dead_letters import WORKER, Letter, marks
 from pipeline.intake import Border, Disposition
 from pipeline.messages import Message
 from pipeline.metering.events import InvalidEvent, check_window
-from pipeline.metering.meters import Meters
+from pipeline.metering.meters import Meters, discrete_meters
 from pipeline.producer import Producer, SendRefused
 from pipeline.projects import Projects
 
@@ -94,7 +94,7 @@ class Judge:
 
     def _check(self, value: bytes | None, now_ms: int) -> bool:
         """Tell whether the worker would take a record as an event, or ignore it. Raises InvalidEvent."""
-        event = codec.decode_event(value, self.meters, self.max_event_bytes)
+        event = codec.decode_event(value, discrete_meters(self.meters), self.max_event_bytes)
         if event is not None:
             check_window(event, now_ms, self.correction_window_ms, self.future_skew_ms)
         return event is not None

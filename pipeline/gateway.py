@@ -24,7 +24,7 @@ from pipeline.intake import Border, Disposition, Intake, TooManyEvents
 from pipeline.janus import JanusAdapter
 from pipeline.janus_memory import JanusMemory, MemoryUnavailable
 from pipeline.messages import Message
-from pipeline.metering.meters import Meters
+from pipeline.metering.meters import Meters, discrete_meters
 from pipeline.metrics import Metrics
 from pipeline.outbox import OutboxFull
 from pipeline.projects import JanusSource, Project, Projects
@@ -63,7 +63,7 @@ def make_border(settings: Settings, meters: Meters) -> Border:
     return Border(
         lifecycle=names.lifecycle.name,
         dead_letters=names.dead_letters.name,
-        meters=meters,
+        meters=discrete_meters(meters),
         fields=_event_fields(),
         max_letter_bytes=settings.max_event_bytes,
         max_depth=settings.gateway_json_depth,

@@ -1,6 +1,6 @@
 """Facts of counters, discrete usage and numbers (R13 to R15) as Arrow columns of their tables. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -32,17 +32,16 @@ _NUMBERS: Final = {
 
 def quantity_tables(quantities: Quantities) -> Iterator[tuple[str, pa.Table]]:
     """Yield the name and rows of each table that has any."""
-    counters = ((*key, *transferred) for key, transferred in quantities.counters.items())
-    discrete = ((*key, *recorded) for key, recorded in quantities.discrete.items())
-    numbers = ((*key, sorted(held.acquired_ms), sorted(held.released_ms)) for key, held in quantities.numbers.items())
+    held = {key: (sorted(known.acquired_ms), sorted(known.released_ms)) for key, known in quantities.numbers.items()}
     if quantities.counters:
-        yield "counter_facts", _table(_COUNTERS, counters)
+        yield "counter_facts", _table(_COUNTERS, quantities.counters)
     if quantities.discrete:
-        yield "discrete_facts", _table(_DISCRETE, discrete)
-    if quantities.numbers:
-        yield "number_facts", _table(_NUMBERS, numbers)
+        yield "discrete_facts", _table(_DISCRETE, quantities.discrete)
+    if held:
+        yield "number_facts", _table(_NUMBERS, held)
 
 
-def _table(types: dict[str, pa.DataType], rows: Iterable[tuple[Any, ...]]) -> pa.Table:
-    columns = zip(types.items(), zip(*rows, strict=True), strict=True)
-    return pa.table({name: pa.array(values, kind) for (name, kind), values in columns})
+def _table(types: dict[str, pa.DataType], rows: Mapping[Any, Any]) -> pa.Table:
+    """Return rows as columns: the parts of their keys, then those of their values."""
+    columns = (*zip(*rows.keys(), strict=True), *zip(*rows.values(), strict=True))
+    return pa.table({name: pa.array(values, kind) for (name, kind), values in zip(types.items(), columns, strict=True)})

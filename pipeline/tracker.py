@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from pipeline import codec, deadletter
 from pipeline.messages import Headers
 from pipeline.metering.events import Event, InvalidEvent, check_window
-from pipeline.metering.meters import Meters
+from pipeline.metering.meters import Meters, discrete_meters
 from pipeline.metering.quantities import Quantities
 from pipeline.metering.session import Facts, Room, RoomKey, Session
 from pipeline.metering.timeline import is_live
@@ -91,7 +91,7 @@ class Tracker:
 
     def __init__(self, meters: Meters, policy: Policy) -> None:
         """Start with no partition; the first record or recovered entry of one makes it."""
-        self._meters = meters
+        self._meters = discrete_meters(meters)
         self._policy = policy
         self.partitions: dict[int, Facts] = {}
 
@@ -119,8 +119,12 @@ class Tracker:
         for number, name, room_name, session_name in touched:
             self._collect(changes, number, name, room_name, session_name)
         for facts in self.partitions.values():
-            if facts.quantities:
+            if not facts.quantities:
+                continue
+            if changes.quantities:
                 changes.quantities.join(facts.take_quantities())
+            else:
+                changes.quantities = facts.take_quantities()
         return changes
 
     def _facts(self, number: int) -> Facts:

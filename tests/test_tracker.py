@@ -175,6 +175,13 @@ def test_a_dead_letter_keeps_bytes_place_reason_and_time(reason: Reason) -> None
     assert said == place | {"reason": reason.value.encode()}
 
 
+@pytest.mark.parametrize("meter", [meter.name for meter in METERS.values() if meter.measures != "discrete"])
+def test_usage_of_a_meter_that_is_measured_otherwise_is_refused(meter: str) -> None:
+    """R14, R21: accepted, it would be kept and never billed; minutes, bytes and rentals are measured, not reported."""
+    said = event("usage.recorded", "14:00:00", project="acme", meter=meter, quantity=60_000)
+    assert [row.disposition for row in _tracker().apply([_record(said)]).events] == ["unknown_meter"]
+
+
 def test_what_is_bad_stops_nothing_behind_it() -> None:
     """R21: good events before, between and after are joined; all are counted by what became of them."""
     good = [connected("14:00:00"), disconnected("14:10:00")]

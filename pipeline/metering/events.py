@@ -160,7 +160,8 @@ _SAMPLED: Final = EventType.SESSION_SAMPLED
 def parse_event(document: object, meters: Container[str]) -> Event | None:
     """Turn a decoded CloudEvents document into an event; None for a type nobody defined (R21).
 
-    Unknown extra fields are ignored. Raises InvalidEvent with a reason from the closed list.
+    `meters` are those that usage events may name. Unknown extra fields are ignored. Raises InvalidEvent with a reason
+    from the closed list.
     """
     if not isinstance(document, dict):
         raise InvalidEvent(Reason.NOT_AN_OBJECT, f"a JSON object is expected, not {type(document).__name__}")
@@ -248,7 +249,7 @@ def careful_event(document: dict[str, Any], meters: Container[str]) -> Event | N
     if values.get("kind", "agent") not in KINDS:
         raise InvalidEvent(Reason.UNKNOWN_KIND, f"data.kind is one of {sorted(KINDS)}")
     if event_type is EventType.USAGE_RECORDED and values["meter"] not in meters:
-        raise InvalidEvent(Reason.UNKNOWN_METER, "data.meter is not in the table of meters")
+        raise InvalidEvent(Reason.UNKNOWN_METER, "data.meter is no discrete one of the table of meters")
     time_ms = _time("time", document.get("time"))
     values.pop("job", None)
     if event_type is EventType.SESSION_AMENDED:

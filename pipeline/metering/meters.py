@@ -88,3 +88,8 @@ def parse_meters(text: str) -> Meters:
             raise InvalidMeters(msg)
         meters[meter.name] = meter
     return meters
+
+
+def discrete_meters(meters: Meters) -> frozenset[str]:
+    """Return the names that a usage event may name (R14): what another meter measures, nobody can report to it."""
+    return frozenset(name for name, meter in meters.items() if meter.measures == "discrete")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from pipeline.metering.events import Event, EventType
-from pipeline.metering.units import hour_of
+from pipeline.metering.units import MS_PER_HOUR, hour_of
 
 CounterKey = tuple[str, str, str, int]
 """Project, room, session, and the hour of the reports in ms."""
@@ -53,7 +53,6 @@ class Held(NamedTuple):
     released_ms: frozenset[int] = _NO_TIMES
 
 
-_NO_BYTES: Final = Transferred()
 _NOTHING_RECORDED: Final = Recorded()
 _NOT_HELD: Final = Held()
 
@@ -73,8 +72,7 @@ class Quantities:
     def observe(self, event: Event) -> None:
         """Join what an event reports; most report nothing."""
         if event.bytes_in is not None or event.bytes_out is not None:
-            key = (event.project, event.room, event.session, hour_of(event.time_ms))
-            self._count(key, Transferred(event.bytes_in or 0, event.bytes_out or 0))
+            self.count(event)
         elif event.type is EventType.USAGE_RECORDED:
             subject = (event.project, event.source, event.id, event.meter, hour_of(event.time_ms))
             labels = event.attribution or ()
@@ -83,6 +81,13 @@ class Quantities:
             self._hold((event.project, event.number), Held(acquired_ms=frozenset({event.time_ms})))
         elif event.type is EventType.NUMBER_RELEASED:
             self._hold((event.project, event.number), Held(released_ms=frozenset({event.time_ms})))
+
+    def count(self, event: Event) -> None:
+        """Join the bytes that an event of a session reports."""
+        time_ms = event.time_ms
+        key = (event.project, event.room, event.session, time_ms - time_ms % MS_PER_HOUR)
+        # As Transferred(...), without the call in between that a NamedTuple makes: this is the hot path.
+        self._count(key, tuple.__new__(Transferred, (event.bytes_in or 0, event.bytes_out or 0)))
 
     def join(self, other: "Quantities") -> None:
         """Join other facts into these."""
@@ -115,10 +120,11 @@ class Quantities:
             yield project, meter, meters[meter]
 
     def _count(self, key: CounterKey, transferred: Transferred) -> None:
-        known = self.counters.get(key, _NO_BYTES)
-        self.counters[key] = Transferred(
-            max(known.bytes_in, transferred.bytes_in), max(known.bytes_out, transferred.bytes_out)
-        )
+        known = self.counters.setdefault(key, transferred)
+        if known is not transferred:
+            self.counters[key] = Transferred(
+                max(known.bytes_in, transferred.bytes_in), max(known.bytes_out, transferred.bytes_out)
+            )
 
     def _record(self, key: DiscreteKey, recorded: Recorded) -> None:
         known = self.discrete.get(key, _NOTHING_RECORDED)

@@ -177,7 +177,7 @@ class Facts:
                 room = self.rooms[key] = Room()
             room.observe(event)
             if event.bytes_in is not None or event.bytes_out is not None:
-                self.quantities.observe(event)
+                self.quantities.count(event)
             return True
         if event.type is EventType.SERVER_RESTARTED:
             self.restarts_ms[event.source] = max(self.restarts_ms.get(event.source, NOT_SEEN_MS), event.time_ms)
