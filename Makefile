@@ -26,7 +26,7 @@ demo-month: setup ## a month of 50 projects and a million events, from events to
 	$(BIN)/roommeter demo-month
 
 test: setup ## all tests (which broker and store they run on is printed first)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses 4 --dist loadfile
 
 lint: setup ## lint, format, types
 	$(BIN)/ruff check
