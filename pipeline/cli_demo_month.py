@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
     from pipeline.simulator import Scenario
 
-_PLANS: Final = ("build", "ship", "scale")
+_PLANS: Final = ("ship", "scale", "build")
 #: Events that a session brings with it, about: its own, its room's, and the models that an agent uses.
 _EVENTS_OF_A_SESSION: Final = 14
 _BATCH_EVENTS: Final = 50_000
