@@ -48,8 +48,6 @@ class TestBroker(ABC):
     __test__ = False
     name: str
     port: int = 0
-    #: Whether it can be killed and started again.
-    is_ours: bool = True
     #: The shortest silence of a member that its group may be told to tolerate: 6 s on a broker as it comes.
     session_timeout_ms: int = 2_000
 
@@ -92,7 +90,6 @@ class TestBroker(ABC):
 class AddressBroker(TestBroker):
     """Somebody else's broker."""
 
-    is_ours = False
     session_timeout_ms = 6_000
 
     def __init__(self, bootstrap: str) -> None:
@@ -110,7 +107,7 @@ class AddressBroker(TestBroker):
 
     def kill(self) -> None:
         """Refuse: it is not ours."""
-        raise NotImplementedError
+        raise AssertionError(f"the {self.name} is not ours to kill")
 
     async def stop(self) -> None:
         """Do nothing: others use it."""
@@ -334,6 +331,11 @@ def candidates() -> list[str]:
     if forced not in _KINDS or not _KINDS[forced][0]():
         raise NoBroker(f"ROOMMETER_TEST_BROKER={forced} cannot be had here; it is one of {', '.join(_KINDS)}")
     return [forced]
+
+
+def own_candidates() -> list[str]:
+    """Return those of the kinds to try that we start ourselves, so that a test may do with it what it wants."""
+    return [kind for kind in candidates() if kind != "address"] or ["embedded"]
 
 
 def start_broker(kinds: list[str], directory: Path, say: Callable[[str], None]) -> TestBroker:

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.brokers import EmbeddedTestBroker, TestBroker, candidates, start_broker
+from tests.brokers import EmbeddedTestBroker, ProcessBroker, TestBroker, candidates, start_broker
 
 settings.register_profile(
     "roommeter",
@@ -51,9 +51,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the contract tests on the chosen broker and on the embedded one, once where they are the same."""
-    if "each_broker" in metafunc.fixturenames:
-        fixtures = ["broker", "embedded_broker"] if candidates() != ["embedded"] else ["embedded_broker"]
+    """Run the contract tests on the chosen broker and on the embedded one, once where they are the same.
+
+    What kills a broker, or looks into its process, is asked of brokers alone that are ours.
+    """
+    names, kinds = metafunc.fixturenames, candidates()
+    if "each_broker" in names:
+        is_embedded_alone = (
+            kinds == ["embedded"]
+            or ("mortal_broker" in names and kinds[0] == "address")
+            or ("process_broker" in names and kinds[0] in ("address", "docker"))
+        )
+        fixtures = ["embedded_broker"] if is_embedded_alone else ["broker", "embedded_broker"]
         metafunc.parametrize("each_broker", fixtures, indirect=True, scope="session")
 
 
@@ -84,13 +93,18 @@ def each_broker(request: pytest.FixtureRequest) -> TestBroker:
 @pytest.fixture
 def mortal_broker(each_broker: TestBroker) -> Iterator[TestBroker]:
     """A broker that the test may kill; the next test finds it alive, even when this one failed half way."""
-    if not each_broker.is_ours:
-        pytest.skip(f"{each_broker.name} is not ours to kill")
     yield each_broker
     with socket.socket() as probe:
         is_dead = probe.connect_ex(("127.0.0.1", each_broker.port)) != 0
     if is_dead:
         asyncio.run(each_broker.restart())
+
+
+@pytest.fixture
+def process_broker(each_broker: TestBroker) -> ProcessBroker:
+    """A broker that is a child process of ours."""
+    assert isinstance(each_broker, ProcessBroker)
+    return each_broker
 
 
 @pytest.fixture

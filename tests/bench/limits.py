@@ -30,6 +30,7 @@ from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.bench.load import PARTITIONS, Entry, fill
 from tests.brokers import candidates, start_broker
+from tests.e2e.processes import wait_until
 
 _SAY: Final = Console(stderr=True)
 _LIMITS: Final = """
@@ -154,11 +155,12 @@ def _until(lines: IO[str], pattern: str) -> str:
 
 def _wait_for(port: int, until_ms: int) -> None:
     """Wait until limits are evaluated up to a moment: with what was there before, the load would wait behind it."""
-    as_of_ms = 0
-    while as_of_ms <= until_ms:
-        time.sleep(0.5)
+
+    def is_there() -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/limits/load-1") as answer:
-            as_of_ms = parse_time(orjson.loads(answer.read())["as_of"])
+            return parse_time(orjson.loads(answer.read())["as_of"]) > until_ms
+
+    wait_until(is_there, _PATIENCE_S)
 
 
 def _cpu_s(pid: int) -> float:

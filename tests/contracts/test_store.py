@@ -285,10 +285,9 @@ def test_slashes_begin_an_absolute_path_and_none_a_relative_one(
     assert chdb_directory("https://user:password@127.0.0.1:8443") is None
 
 
+@pytest.mark.parametrize("store_dsn", ["chdb"], indirect=True)
 def test_a_second_process_is_told_who_to_ask(store: Store, store_dsn: str, tmp_path: Path) -> None:
     """One process has the embedded engine's directory; another one cannot open it."""
-    if not store_dsn.startswith("chdb:"):
-        pytest.skip("a server serves any number of processes")
     assert store.progress("lifecycle") == {}
     program = f"from pipeline.clickhouse import Store; Store.open({store_dsn!r})"
     environment = {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -77,6 +77,15 @@ class Process:
         assert self._process is not None
         return self._process.wait(PATIENCE_SECONDS)
 
+    def outlives(self, time_s: float) -> bool:
+        """Wait so long, or until it ends by itself; tell whether it still runs."""
+        assert self._process is not None
+        try:
+            self._process.wait(time_s)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
     def memory_mb(self) -> int:
         """Return its resident memory in MB; 0 when it has ended."""
         assert self._process is not None

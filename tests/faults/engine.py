@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from tests.brokers import TestBroker, candidates, start_broker
+from tests.brokers import TestBroker, candidates, own_candidates, start_broker
 from tests.faults.compare import Compared
 
 PASSED: Final = "passed"
@@ -92,7 +92,7 @@ class Lab:
     @contextmanager
     def own_broker(self) -> Iterator[TestBroker]:
         """Start a broker of one scenario, that may be killed."""
-        started = start_broker(candidates(), self.directory("broker"), self.say)
+        started = start_broker(own_candidates(), self.directory("broker"), self.say)
         try:
             yield started
         finally:

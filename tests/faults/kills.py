@@ -65,10 +65,10 @@ def _kill(made: Rig, worker: Process, chance: random.Random, *, is_aimed: bool) 
     """Kill a worker; tell whether it waited for the answer to an insert."""
     life_s = chance.uniform(0, _LONGEST_LIFE_S)
     wait_until(lambda: made.proxy.unanswered > 0 or made.is_done())
-    time.sleep(life_s)
+    assert worker.outlives(life_s), worker.said()[-1_000:]
     deadline_s = time.monotonic() + 2
     while is_aimed and not made.proxy.unanswered and time.monotonic() < deadline_s:
-        time.sleep(0.0002)
+        assert worker.outlives(0.0002), worker.said()[-1_000:]
     worker.signal(signal.SIGSTOP)
     is_in_hand = made.proxy.unanswered > 0
     worker.kill()
