@@ -153,7 +153,7 @@ class Store:
         self._target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
         known = client.server_settings  # a reader may be allowed to change none
-        asked = _QUERY | bounds
+        asked = {**_QUERY, **bounds}
         self._query_settings = {name: asked[name] for name in asked if name in known and not known[name].readonly}
 
     @classmethod

@@ -13,10 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from prometheus_client import Metric
+
 from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
 from pipeline.broker import BrokerUnavailable, EmbeddedBroker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
+from pipeline.console.serving import console
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.gateway import Gateway, make_border, serving
@@ -26,13 +29,13 @@ from pipeline.kafka import KafkaAway, create_topics, end_offsets, extend_topic
 from pipeline.limit_store import LimitStore
 from pipeline.limiter import Limiter
 from pipeline.limits_file import InvalidLimits, read_limits
-from pipeline.limits_page import LimitsPage
+from pipeline.limits_page import Answer, LimitsPage
 from pipeline.metering.limits import Limits, Standing
 from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
 from pipeline.metrics import Metrics
 from pipeline.outbox import Outbox
 from pipeline.producer import Producer
-from pipeline.projects import Project, read_projects
+from pipeline.projects import Project, Projects, read_projects
 from pipeline.reconcile_store import ReconcileStore
 from pipeline.reconciler import reconciling, to_kafka
 from pipeline.resources import schemas
@@ -75,6 +78,7 @@ class System:
     readiness: Readiness
     port: int
     gateway_port: int | None = None
+    console_port: int | None = None
 
 
 @asynccontextmanager
@@ -318,6 +322,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
+        looking(system, projects, page) as console_port,
         working(system) as part,
         asyncio.TaskGroup() as tasks,
     ):
@@ -328,9 +333,23 @@ async def up(settings: Settings) -> AsyncIterator[System]:
             *(() if limits is None or page is None else (limit_forever(system, limits, page),)),
         )
         running = [tasks.create_task(task) for task in watched]
-        yield replace(system, gateway_port=gateway_port)
+        yield replace(system, gateway_port=gateway_port, console_port=console_port)
         for task in running:
             task.cancel()
+
+
+@asynccontextmanager
+async def looking(system: System, projects: Projects, page: LimitsPage | None) -> AsyncIterator[int]:
+    """Serve the console over the running parts; yield its port."""
+
+    async def read_health() -> list[Metric]:
+        return list(system.metrics.registry.collect())
+
+    def standings(project: str) -> Answer | None:
+        return None if page is None else page.ask(project)  # whoever tells comes later than the page
+
+    async with console(system.settings, system.meters, projects, now_ms, read_health, standings) as port:
+        yield port
 
 
 async def audit_own(system: System) -> None:

@@ -24,7 +24,9 @@ async def alerts(desk: Desk, viewer: Viewer, request: web.Request) -> Page:
     status = request.query.get("status", "open")
     status = status if status in _SHOWN else "open"
     found = await desk.asking.ask(
-        ("alerts", name, status), SOON, lambda store: questions.alerts(store, project=name, status=status, most=_MOST + 1)
+        ("alerts", name, status),
+        SOON,
+        lambda store: questions.alerts(store, project=name, status=status, most=_MOST + 1),
     )
     rows = [(alert, evidence(alert)) for alert in found[:_MOST]]
     values: dict[str, Any] = {"name": name, "status": status, "shown": _SHOWN}

@@ -1,8 +1,7 @@
 """The console as an HTTP application: routes, headers, login, and errors that a person can read."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -18,7 +17,6 @@ from pipeline.console.overview import overview, projects
 from pipeline.console.project import project
 from pipeline.console.render import Page, Renderer
 from pipeline.console.session import session
-from pipeline.http import serve
 from pipeline.http_limits import Problem
 from pipeline.projects import Viewer
 
@@ -45,7 +43,11 @@ _PAGES: Final[Mapping[str, Callable[[Desk, Viewer, web.Request], Awaitable[Page]
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _MOST_FORM_BYTES: Final = 16_384
 _MOST_ERROR_CHARACTERS: Final = 600
-_NOT_FOUND: Final = "There is no such page, project or session here; or its project is not yours to see."
+_REFUSALS: Final = {
+    404: "There is no such page, project or session here; or its project is not yours to see.",
+    405: "This page is only to be looked at.",
+    413: "This form is too long.",
+}
 
 _log: Final = logging.getLogger(__name__)
 
@@ -86,21 +88,11 @@ class Console:
                 raise web.HTTPSeeOther(f"/login?{urlencode({'next': request.path_qs})}")
             request["viewer"] = viewer
             return await handler(request)
-        except Problem as problem:
+        except (Problem, web.HTTPClientError, StoreError) as error:
+            problem = _problem(error, viewer)
             response = self._error(request, viewer, problem.status, problem.detail)
             response.headers.update(problem.headers)
             return response
-        except web.HTTPNotFound:
-            return self._error(request, viewer, 404, _NOT_FOUND)
-        except web.HTTPMethodNotAllowed as error:
-            return self._error(request, viewer, error.status, "This page is only to be looked at.")
-        except web.HTTPRequestEntityTooLarge as error:
-            return self._error(request, viewer, error.status, "This form is too long.")
-        except StoreUnavailable as error:
-            return self._error(request, viewer, 503, _told(error, viewer))
-        except StoreError as error:
-            _log.warning("%s: %s", request.path, error)
-            return self._error(request, viewer, 500, _told(error, viewer))
 
     def _handler(
         self, page: Callable[[Desk, Viewer, web.Request], Awaitable[Page]]
@@ -163,13 +155,6 @@ class Console:
         return response
 
 
-@asynccontextmanager
-async def serving(console: Console, host: str, port: int) -> AsyncIterator[int]:
-    """Serve the console; yield its port. Raises OSError where the port is taken."""
-    async with serve(console.make_app(), host, port) as bound:
-        yield bound
-
-
 async def _healthz(_: web.Request) -> web.Response:
     return web.Response(text="alive\n")
 
@@ -181,11 +166,17 @@ async def _secure(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop("Server", None)
 
 
-def _told(error: StoreError, viewer: Viewer | None) -> str:
+def _problem(error: Exception, viewer: Viewer | None) -> Problem:
     """Return what a viewer is told: who sees one project is told nothing of the installation."""
-    if viewer is None or viewer.project is not None:
-        return "The store cannot answer now; try again in a moment."
-    return str(error)[:_MOST_ERROR_CHARACTERS]
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, web.HTTPClientError):
+        return Problem(error.status, _REFUSALS.get(error.status, "This request cannot be answered."))
+    _log.warning("a page could not be shown: %s", error)
+    detail = "The store cannot answer now; try again in a moment."
+    if viewer is not None and viewer.project is None:
+        detail = str(error)[:_MOST_ERROR_CHARACTERS]
+    return Problem(503 if isinstance(error, StoreUnavailable) else 500, detail)
 
 
 def _address(path: str, **names: Any) -> str:

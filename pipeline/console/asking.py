@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 #: ClickHouse's bounds of every query of a page.
 BOUNDS: Final = {"max_execution_time": "10", "max_result_rows": "200000", "max_memory_usage": "1073741824"}
-#: How long a page waits for an answer: for its turn, and then for the query.
-_PATIENCE_S: Final = 12
+#: How long a page waits for an answer: for its turn, and then for the query. A later answer serves the next.
+_PATIENCE_S: Final = 15
 #: Queries at once; each has a store of its own.
 _MOST_AT_ONCE: Final = 2
+#: Questions that have no answer yet, and answers that are kept.
+_MOST_WAITING: Final = 32
 _MOST_ANSWERS: Final = 256
 
 _T = TypeVar("_T")
@@ -29,49 +31,53 @@ class Asking:
         self._open_store = open_store
         self._stores: list[Store] = []
         self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
-        self._answers: dict[Hashable, tuple[float, asyncio.Task[Any]]] = {}
+        self._answers: dict[Hashable, asyncio.Task[tuple[Any, float]]] = {}
 
     async def ask(self, key: Hashable, fresh_s: float, question: Callable[["Store"], _T]) -> _T:
         """Return the answer; that of the same key serves again while it is at most so old.
 
         Raises StoreUnavailable, StoreError, and whatever the question raises.
         """
-        begun_s, task = self._answers.get(key, (0.0, None))
-        now_s = time.monotonic()
-        if task is None or now_s - begun_s > fresh_s or _has_failed(task):
-            task = asyncio.create_task(self._run(question))
-            task.add_done_callback(_seen)
-            self._answers.pop(key, None)
-            self._answers[key] = now_s, task
-            while len(self._answers) > _MOST_ANSWERS:
-                del self._answers[next(iter(self._answers))]
+        task = self._answers.get(key)
+        if task is None or not _serves(task, fresh_s):
+            task = self._begin(key, question)
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                answer: _T = await asyncio.shield(task)
+                answer: _T
+                answer, _ = await asyncio.shield(task)
                 return answer
         except TimeoutError:
             raise StoreUnavailable(f"the store took longer than {_PATIENCE_S} s: try a shorter time") from None
 
+    def _begin(self, key: Hashable, question: Callable[["Store"], _T]) -> asyncio.Task[tuple[_T, float]]:
+        if sum(not task.done() for task in self._answers.values()) >= _MOST_WAITING:
+            raise StoreUnavailable("too many questions wait for the store: try again in a moment")
+        task = asyncio.create_task(self._run(question))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody waits any more
+        self._answers.pop(key, None)
+        self._answers[key] = task
+        if len(self._answers) > _MOST_ANSWERS:
+            del self._answers[next(old for old, asked in self._answers.items() if asked.done())]
+        return task
+
     async def close(self) -> None:
         """Wait for what was asked, and close the stores."""
-        await asyncio.gather(*(task for _, task in self._answers.values()), return_exceptions=True)
+        await asyncio.gather(*self._answers.values(), return_exceptions=True)
         for store in self._stores:
             store.close()
 
-    async def _run(self, question: Callable[["Store"], _T]) -> _T:
+    async def _run(self, question: Callable[["Store"], _T]) -> tuple[_T, float]:
+        """Return the answer, and when it came."""
         async with self._turns:
             store = self._stores.pop() if self._stores else await asyncio.to_thread(self._open_store)
             try:
-                return await asyncio.to_thread(question, store)
+                return await asyncio.to_thread(question, store), time.monotonic()
             finally:
                 self._stores.append(store)
 
 
-def _has_failed(task: asyncio.Task[Any]) -> bool:
-    return task.done() and (task.cancelled() or task.exception() is not None)
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Look at a failure, also where nobody waits for it any more."""
-    if not task.cancelled():
-        task.exception()
+def _serves(task: asyncio.Task[tuple[Any, float]], fresh_s: float) -> bool:
+    """Tell whether an answer is on its way, or young enough. A failure is none."""
+    if not task.done():
+        return True
+    return not task.cancelled() and task.exception() is None and time.monotonic() - task.result()[1] <= fresh_s

@@ -1,6 +1,6 @@
 """What all pages share: the store, the meters, the files of limits and plans, and the health of the pipeline."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +27,7 @@ class Desk:
     settings: Settings
     meters: Meters
     limits: Limits | None
-    read_health: Callable[[], Awaitable[Sequence[Metric] | Iterable[Metric]]]
+    read_health: Callable[[], Awaitable[Sequence[Metric]]]
     standings: Callable[[str], Answer | None]
     clock: Callable[[], int]
 

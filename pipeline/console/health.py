@@ -20,7 +20,7 @@ _MOST_BYTES: Final = 4_194_304
 
 
 class Sign(NamedTuple):
-    """One thing that is looked at: what it shows, a time in ms where it is one, and whether that is good (None: open)."""
+    """One thing that is looked at: what it shows, whether that is good (None: open), and a time in ms or None."""
 
     name: str
     text: str

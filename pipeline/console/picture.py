@@ -59,13 +59,13 @@ class Bar(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """The increments of one hour, as wide as the hour is in the picture."""
+    """What one hour is billed, in units of the meter, as wide as the hour is in the picture."""
 
     x: str
     width: str
     middle: str
     hour_ms: int
-    increments: int
+    text: str
     fits: bool
 
 
@@ -73,7 +73,8 @@ class Lane(NamedTuple):
     """A meter and its hours; there may be more hours than are drawn."""
 
     name: str
-    total: str
+    unit: str
+    x: str
     cells: tuple[Cell, ...]
 
 
@@ -151,9 +152,9 @@ def _lane(share: MeterShare, meters: Meters, scale: _Scale) -> Lane:
         width = max(right - left, 0.4)
         fits = width >= _FITS_PERCENT
         middle = _written(left + width / 2)
-        cells.append(Cell(_written(left), _written(width), middle, hour.hour_ms, hour.increments, fits))
-    quantity = meter.quantity(share.total)
-    return Lane(words.label(meter), f"{words.number(quantity)} {words.unit(meter, quantity)}", tuple(cells))
+        text = words.number(meter.quantity(hour.increments))
+        cells.append(Cell(_written(left), _written(width), middle, hour.hour_ms, text, fits))
+    return Lane(words.label(meter), words.unit(meter, 0), cells[0].x, tuple(cells))
 
 
 def _ticks(scale: _Scale) -> Iterable[Tick]:

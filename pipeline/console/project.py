@@ -1,7 +1,6 @@
 """The page of a project: usage beside the previous period, sessions, limits, and the invoice so far."""
 
 import asyncio
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiohttp import web
@@ -13,7 +12,7 @@ from pipeline.console.render import Page
 from pipeline.invoicing import Invoicing, read_plans
 from pipeline.limit_store import LimitStore
 from pipeline.metering.invoice import Invoice
-from pipeline.metering.limits import Limits, Standing, decimal
+from pipeline.metering.limits import CONCURRENT, Limits, Standing, decimal
 from pipeline.metering.meters import Meters
 from pipeline.metering.months import Month
 from pipeline.metering.plans import InvalidPlans
@@ -55,7 +54,7 @@ class Listed(NamedTuple):
     flags: tuple[str, ...]
 
 
-class Used(NamedTuple):
+class Limited(NamedTuple):
     """A limit, its quantities as text, and how far the bar goes, in percent of its width."""
 
     standing: Standing
@@ -131,7 +130,7 @@ async def project(desk: Desk, viewer: Viewer, request: web.Request) -> Page:
             "shown": SHOWN,
             "find": find,
             "alerts": alerts,
-            "limits": None if standings is None else [_used(standing) for standing in standings],
+            "limits": None if standings is None else [_limited(standing) for standing in standings],
             "invoice": invoice if isinstance(invoice, Invoice) else None,
             "no_invoice": invoice if isinstance(invoice, str) else "",
         },
@@ -139,7 +138,7 @@ async def project(desk: Desk, viewer: Viewer, request: web.Request) -> Page:
 
 
 def check_project(viewer: Viewer, name: str) -> None:
-    """Raise HTTPNotFound for a project that is not the viewer's: that it exists is no more told than that it does not."""
+    """Raise HTTPNotFound for a project that is not the viewer's: whether it exists is not told."""
     if not name or (viewer.project is not None and name != viewer.project):
         raise web.HTTPNotFound
 
@@ -175,15 +174,18 @@ def _invoice(store: "Store", desk: Desk, name: str, now: Moment) -> Invoice | st
     return found[0] if found else "nothing is due for this month yet"
 
 
-def _used(standing: Standing) -> Used:
+def _limited(standing: Standing) -> Limited:
     limit = standing.limit
-    name = limit.meter.replace("_", " ") + (" at once" if limit.per == "now" else f" per {limit.per}")
+    if limit.per == "now":
+        name = f"{limit.meter.removeprefix(CONCURRENT)} sessions at once"
+    else:
+        name = f"{limit.meter.replace('_', ' ')} per {limit.per}"
 
     def amount(quantity: int | None) -> str:
         return "" if quantity is None else words.number(decimal(quantity, limit.unit_size))
 
     bar = f"{min(standing.percent, 100)}%"
-    return Used(standing, name, amount(standing.quantity), amount(limit.soft), amount(limit.hard), bar)
+    return Limited(standing, name, amount(standing.quantity), amount(limit.soft), amount(limit.hard), bar)
 
 
 def _listed(row: SessionRow, meters: Meters, as_of_ms: int) -> Listed:
@@ -195,7 +197,7 @@ def _listed(row: SessionRow, meters: Meters, as_of_ms: int) -> Listed:
     meter = next((one for one in meters.values() if one.measures == "session" and one.kind == row.kind), None)
     text = ""
     if meter is not None:
-        quantity: Decimal = meter.quantity(max(1, billed(length_ms, meter.increment)))  # R7
+        quantity = meter.quantity(max(1, billed(length_ms, meter.increment)))  # R7
         text = f"{words.number(quantity)} {words.unit(meter, quantity)}"
     return Listed(row, length_ms, text, session_flags(row))
 

@@ -1,6 +1,5 @@
 """What pages ask of the store. All SQL is constant, every value is bound, every answer has a most. Blocking."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pipeline.audit_store import AuditStore
@@ -9,6 +8,8 @@ from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, hour_of
 from pipeline.rows import SessionRow, timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pipeline.clickhouse import Store
 
 #: The newest hour that was emitted; 1970 where none was.
@@ -32,27 +33,29 @@ WITH hours AS
 )
 """
 #: By meter and hour, and by project: what each used of the meters of time, in ms, since a moment and before it.
-_OF_ALL: Final = f"""{_USAGE}
+_BY_HOUR_AND_PROJECT: Final = """
 SELECT
     project, meter, toUnixTimestamp64Milli(hour) AS hour_ms, sum(increments), sum(increments_open),
-    sumIf(increments * transform(toString(meter), {{timed:Array(String)}}, {{timed_ms:Array(Int64)}}, 0),
-        hour >= {{since:DateTime64(3, 'UTC')}}) AS recent_ms,
-    sumIf(increments * transform(toString(meter), {{timed:Array(String)}}, {{timed_ms:Array(Int64)}}, 0),
-        hour < {{since:DateTime64(3, 'UTC')}}) AS before_ms
+    sumIf(increments * transform(toString(meter), {timed:Array(String)}, {timed_ms:Array(Int64)}, 0),
+        hour >= {since:DateTime64(3, 'UTC')}) AS recent_ms,
+    sumIf(increments * transform(toString(meter), {timed:Array(String)}, {timed_ms:Array(Int64)}, 0),
+        hour < {since:DateTime64(3, 'UTC')}) AS before_ms
 FROM hours
 GROUP BY GROUPING SETS ((meter, hour), (project))
 ORDER BY meter = '', recent_ms DESC, project
 LIMIT 20000
 """
-_OF_PROJECT: Final = f"""{_USAGE}
+_BY_BUCKET: Final = """
 SELECT
-    meter, toUnixTimestamp64Milli(hour) - toUnixTimestamp64Milli(hour) % {{bucket_ms:Int64}} AS bucket,
+    meter, toUnixTimestamp64Milli(hour) - toUnixTimestamp64Milli(hour) % {bucket_ms:Int64} AS bucket,
     sum(increments), sum(increments_open)
 FROM hours
 GROUP BY meter, bucket
 ORDER BY meter, bucket
 LIMIT 100000
 """
+_OF_ALL: Final = f"{_USAGE} {_BY_HOUR_AND_PROJECT}"
+_OF_PROJECT: Final = f"{_USAGE} {_BY_BUCKET}"
 _OPEN: Final = """
 SELECT project, kind, count()
 FROM session_timelines(
@@ -202,7 +205,7 @@ def open_sessions(store: "Store", at: Moment, project: str = "") -> dict[str, di
 def sessions(
     store: "Store", at: Moment, project: str, *, show: str, find: str, active_since_ms: int, most: int, offset: int
 ) -> list[SessionRow]:
-    """Return a project's sessions, last seen first: `show` is all, open or flagged; `find` begins one of their names."""
+    """Return a project's sessions, last seen first: `show` all, open or flagged ones; a name begins with `find`."""
     rows = store.query(
         _SESSIONS,
         **at.parameters(),

@@ -51,9 +51,7 @@ def stacked(meters: Iterable[Meter], counts: Counts, starts_ms: Iterable[int], l
 def compared(meter: Meter, counts: Counts, starts_ms: Iterable[int], back_ms: int, live_from_ms: int) -> Table:
     """Return one meter beside itself `back_ms` earlier."""
     rows = (
-        Row(
-            at_ms, at_ms < live_from_ms, (_quantity(counts, meter, at_ms), _quantity(counts, meter, at_ms - back_ms))
-        )
+        Row(at_ms, at_ms < live_from_ms, (_quantity(counts, meter, at_ms), _quantity(counts, meter, at_ms - back_ms)))
         for at_ms in starts_ms
     )
     return Table(("this period", "previous period"), tuple(rows))

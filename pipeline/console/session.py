@@ -36,10 +36,9 @@ async def session(desk: Desk, viewer: Viewer, request: web.Request) -> Page:
     if found is None:
         raise web.HTTPNotFound
     as_of_ms, row, explanation = found
-    own = [source for source in explanation.events if source.event.session == key.session]
-    room = [source for source in explanation.events if source.event.session != key.session]
-    shown = sorted([*own[:_MOST_EVENTS], *room[: _MOST_EVENTS - len(own[:_MOST_EVENTS])]], key=lambda one: one.event.time_ms)
-    has_start = explanation.started_at_ms != NEVER_MS
+    own_first = sorted(explanation.events, key=lambda source: source.event.session != key.session)
+    shown = sorted(own_first[:_MOST_EVENTS], key=lambda source: source.event.time_ms)
+    meters, has_start = desk.meters, explanation.started_at_ms != NEVER_MS
     until_ms = min(explanation.ended_at_ms, as_of_ms)
     return Page(
         "session.html",
@@ -50,8 +49,8 @@ async def session(desk: Desk, viewer: Viewer, request: web.Request) -> Page:
             "flags_set": session_flags(row) if row else explanation.flags,
             "has_start": has_start,
             "length_ms": max(0, until_ms - explanation.started_at_ms) if has_start else None,
-            "picture": picture.draw(explanation, desk.meters, as_of_ms),
-            "shares": [(desk.meters[share.meter], words.label(desk.meters[share.meter]), share) for share in explanation.shares],
+            "picture": picture.draw(explanation, meters, as_of_ms),
+            "shares": [(meters[one.meter], words.label(meters[one.meter]), one) for one in explanation.shares],
             "events": shown,
             "left_out": len(explanation.events) - len(shown),
             "data_as_of_ms": as_of_ms,
@@ -64,8 +63,6 @@ def _ask(store: "Store", desk: Desk, key: _Key, now: Moment) -> tuple[int, Sessi
     explained = [one for one in asked.session(key.session, key.project) if one.room == key.room]
     if not explained:
         return None
-    query = SessionQuery(
-        as_of_ms=now.as_of_ms, orphan_after_ms=now.orphan_after_ms, limit=1, **key._asdict()
-    )
+    query = SessionQuery(as_of_ms=now.as_of_ms, orphan_after_ms=now.orphan_after_ms, limit=1, **key._asdict())
     rows = store.sessions(query)
     return now.as_of_ms, rows[0] if rows else None, explained[0]

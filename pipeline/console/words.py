@@ -52,7 +52,7 @@ def change(now: Decimal | int, before: Decimal | int) -> str:
         return "new" if now else ""
     percent = int((Decimal(100) * (now - before) / before).to_integral_value(ROUND_HALF_EVEN))
     if percent > 999:  # noqa: PLR2004 - beyond ten times, a percentage tells nobody anything
-        return f"×{number(int(Decimal(now) / before))}"
+        return f"{number(int(Decimal(now) / before))} times"
     return f"{'+' if percent > 0 else _MINUS if percent < 0 else '±'}{abs(percent)} %"
 
 
@@ -62,7 +62,8 @@ def length(duration_ms: int) -> str:
         return f"{duration_ms} ms"
     if abs(duration_ms) < MS_PER_MINUTE:
         return f"{Decimal(duration_ms) / MS_PER_SECOND:f}".rstrip("0").rstrip(".") + " s"
-    parts, rest = [], abs(duration_ms)
+    parts: list[str] = []
+    rest = abs(duration_ms)
     for size_ms, name in _LENGTHS:
         count, rest = divmod(rest, size_ms)
         if count or parts:

@@ -54,7 +54,7 @@ function layers(table, kind) {
 function hourText(seconds, step) {
   const date = new Date(seconds * 1000);
   const utc = step >= 86400 ? dayOf(date, UTC) : `${dayOf(date, UTC)} ${clockOf(date, UTC).slice(0, 5)}`;
-  return `${utc} UTC${isUtc || step >= 86400 ? "" : ` (${localText(date)})`}`;
+  return `${utc} UTC${isUtc || step >= 86400 ? "" : ` (${localText(date).replace(/(\d\d:\d\d):\d\d/, "$1")})`}`;
 }
 
 function say(figure, table, at) {
@@ -117,7 +117,7 @@ function ticks(step) {
 
 // What may still grow is told by a tint behind it.
 function shade(plot, table) {
-  if (table.openFrom === null) return;
+  if (table.openFrom === null || table.openFrom === table.starts[0]) return;
   const left = plot.valToPos(table.openFrom - table.step / 2, "x", true);
   plot.ctx.save();
   plot.ctx.fillStyle = colour("soft");
@@ -161,7 +161,7 @@ function drawAll() {
 }
 
 function drawAnew() {
-  for (const [figure, plot] of charts) { plot.destroy(); charts.delete(figure); draw(figure); }
+  for (const [figure, plot] of [...charts]) { plot.destroy(); charts.delete(figure); draw(figure); }
 }
 
 // ---- live refresh ------------------------------------------------------------------------------------------------
