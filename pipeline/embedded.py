@@ -98,7 +98,9 @@ async def connected(settings: Settings, *conditions: str, page: LimitsPage | Non
         ]
         stack.callback(store.close)
         stack.callback(writer.close)
-        await _patiently(lambda: asyncio.to_thread(store.migrate, meters), readiness, "clickhouse")
+        await _patiently(
+            lambda: asyncio.to_thread(store.migrate, meters, settings.orphan_after_ms), readiness, "clickhouse"
+        )
         settings = await _patiently(lambda: _declare(settings), readiness, "broker")
         producer = await stack.enter_async_context(
             Producer(
