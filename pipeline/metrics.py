@@ -208,6 +208,11 @@ class Metrics:
             "Bytes that the gateway keeps on disk, of its limit.",
             "Near SPOOL_BYTES: senders will be told 503. Bring the brokers back.",
         )
+        self.spool_limit_bytes = self._gauge(
+            "roommeter_spool_limit_bytes",
+            "The most that the gateway keeps on disk, SPOOL_BYTES; 0 where there is no gateway.",
+            "Too little for the outage that you want to ride out: raise SPOOL_BYTES.",
+        )
         self.spool_messages = self._gauge(
             "roommeter_spool_messages",
             "Accepted messages that wait on disk for the brokers (R22).",

@@ -1,4 +1,4 @@
-"""Looks again and again whether a worker, an emitter or a limiter stands still, and takes its readiness while it does.
+"""Looks again and again whether a part of the pipeline stands still, and takes its readiness while it does.
 
 Seen from outside: how far a worker is, is what its group has committed at the brokers. So it is noticed too when the
 worker's own picture of its partitions is what is wrong.
@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from pipeline.http import Readiness
-from pipeline.kafka import KafkaAway, backlogs
+from pipeline.kafka import KafkaAway, TopicMismatch, backlogs
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_SECOND, hour_of
 from pipeline.metrics import Metrics
 from pipeline.progress import Look, Progress, Work
@@ -27,7 +27,7 @@ _IN_HAND: Final = 4
 _LOOKS: Final = 6
 
 Probe = Callable[[], Awaitable[Look]]
-"""Looks at the work of a process; raises KafkaAway where that cannot be seen."""
+"""Looks at the work of a process; raises KafkaAway or TopicMismatch where that cannot be seen."""
 
 
 def _monotonic_ms() -> int:
@@ -44,7 +44,7 @@ async def watch_forever(
         await asyncio.sleep(patience_ms / _LOOKS / MS_PER_SECOND)
         try:
             look = await probe()
-        except KafkaAway as error:
+        except (KafkaAway, TopicMismatch) as error:
             _log.debug("%s is not known: %s", condition, error)
             progress.forget()
             continue
@@ -72,6 +72,18 @@ def worker_probe(
             metrics.consumer_lag_records.labels(str(partition)).set(end - done)
             work[f"partition {partition}"] = Work(done, end - done)
         return Look(work, _IN_HAND * settings.stall_after_ms * has_in_hand())
+
+    return probe
+
+
+def delivery_probe(settings: Settings, metrics: Metrics, target: str, group: str) -> Probe:
+    """Look at the rollups that a target has not got yet, by partition; their sum is the metric."""
+    topic = topics(settings).rollups.name
+
+    async def probe() -> Look:
+        found = await backlogs(settings.kafka, topic, group)
+        metrics.delivery_lag_records.labels(target).set(sum(end - done for done, end in found.values()))
+        return Look({f"partition {number}": Work(done, end - done) for number, (done, end) in sorted(found.items())})
 
     return probe
 
