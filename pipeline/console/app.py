@@ -49,6 +49,8 @@ _REFUSALS: Final = {
     413: "This form is too long.",
 }
 
+_VIEWER: Final = web.RequestKey("viewer", Viewer)
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -86,7 +88,8 @@ class Console:
             is_public = request.path in ("/login", "/healthz") or request.path.startswith("/static/")
             if viewer is None and not is_public:
                 raise web.HTTPSeeOther(f"/login?{urlencode({'next': request.path_qs})}")
-            request["viewer"] = viewer
+            if viewer is not None:
+                request[_VIEWER] = viewer
             return await handler(request)
         except (Problem, web.HTTPClientError, StoreError) as error:
             problem = _problem(error, viewer)
@@ -98,7 +101,7 @@ class Console:
         self, page: Callable[[Desk, Viewer, web.Request], Awaitable[Page]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            return self._respond(request, await page(self._desk, request["viewer"], request), request["viewer"])
+            return self._respond(request, await page(self._desk, request[_VIEWER], request), request[_VIEWER])
 
         return handle
 
@@ -122,7 +125,7 @@ class Console:
         return self._respond(request, Page("error.html", values, status), viewer)
 
     async def _show_login(self, request: web.Request) -> web.Response:
-        if request["viewer"] is not None:
+        if _VIEWER in request:
             raise web.HTTPSeeOther("/")
         after = own_path(request.query.get("next", "/"))
         return self._respond(request, Page("login.html", {"next": after, "is_wrong": False}), None)
@@ -136,13 +139,13 @@ class Console:
         response = web.HTTPSeeOther(own_path(after))
         is_secure = request.secure or request.headers.get("X-Forwarded-Proto") == "https"
         response.set_cookie(COOKIE, name, httponly=True, samesite="Strict", secure=is_secure, path="/")
-        return response
+        raise response
 
     async def _log_out(self, request: web.Request) -> web.Response:
         self._access.log_out(request)
         response = web.HTTPSeeOther("/login")
         response.del_cookie(COOKIE, path="/")
-        return response
+        raise response
 
     async def _static(self, request: web.Request) -> web.Response:
         asset = self._assets.get(request.match_info["path"])

@@ -61,6 +61,7 @@ def signs(metrics: Iterable[Metric], progress: Progress, now_ms: int) -> list[Si
     return [
         *_readiness(values),
         _watermark(values, progress, now_ms),
+        *_lag(values),
         *_emission(values),
         *_drift(values),
         Sign(
@@ -77,7 +78,7 @@ def signs(metrics: Iterable[Metric], progress: Progress, now_ms: int) -> list[Si
         ),
         Sign(
             "Newest record",
-            words.length(now_ms - progress.broker_time_ms) + " ago" if progress.broker_time_ms else "none yet",
+            words.duration(now_ms - progress.broker_time_ms) + " ago" if progress.broker_time_ms else "none yet",
             None,
             "how long ago the newest record that is stored was written to the broker",
             progress.broker_time_ms or None,
@@ -128,13 +129,21 @@ def _watermark(values: _Values, progress: Progress, now_ms: int) -> Sign:
         return Sign("Watermark", "not yet", None, meaning)
     age_ms = max(0, now_ms - at_ms)
     good = None if told_s is None else age_ms <= _MOST_WATERMARK_AGE_MS
-    return Sign("Watermark", f"{words.length(age_ms - age_ms % MS_PER_SECOND)} behind", good, meaning, at_ms)
+    return Sign("Watermark", f"{words.duration(age_ms - age_ms % MS_PER_SECOND)} behind", good, meaning, at_ms)
+
+
+def _lag(values: _Values) -> Iterator[Sign]:
+    """Of all partitions together: what stands still shows in the watermark and in readiness."""
+    lags = [value for _, value in values.by_label("consumer_lag_records")]
+    if lags:
+        text = f"{words.number(int(sum(lags)))} records"
+        yield Sign("Lag", text, None if sum(lags) else True, "records of the lifecycle topic that wait to be processed")
 
 
 def _emission(values: _Values) -> Iterator[Sign]:
     lag_s = values.one("emission_lag_seconds")
     if lag_s is not None:
-        text = "none overdue" if lag_s <= 0 else f"{words.length(int(lag_s) * MS_PER_SECOND)} overdue"
+        text = "none overdue" if lag_s <= 0 else f"{words.duration(int(lag_s) * MS_PER_SECOND)} overdue"
         meaning = "how long the oldest complete hour has been waiting for its first emission"
         yield Sign("Emission", text, lag_s <= _MOST_OVERDUE_S, meaning)
 

@@ -11,7 +11,7 @@ from pipeline.metering.units import NEVER_MS, format_time
 
 _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "number": words.number,
-    "duration": words.length,
+    "duration": words.duration,
     "moment": words.moment,
     "pieces": words.pieces,
     "iso": format_time,

@@ -13,10 +13,20 @@ from pipeline.console.asking import BOUNDS, Asking
 from pipeline.console.desk import Desk
 from pipeline.http import serve
 from pipeline.limits_file import read_limits
-from pipeline.limits_page import Answer
+from pipeline.limits_page import Answer, LimitsPage
 from pipeline.metering.meters import Meters
+from pipeline.metrics import Metrics
 from pipeline.projects import InvalidProjects, Projects
 from pipeline.settings import Settings
+
+
+def own_health(metrics: Metrics) -> Callable[[], Awaitable[Sequence[Metric]]]:
+    """Return what reads the metrics of this process."""
+
+    async def read() -> list[Metric]:
+        return list(metrics.registry.collect())
+
+    return read
 
 
 @asynccontextmanager
@@ -26,9 +36,11 @@ async def console(
     projects: Projects,
     clock: Callable[[], int],
     read_health: Callable[[], Awaitable[Sequence[Metric]]],
-    standings: Callable[[str], Answer | None] = lambda _project: None,
+    page: LimitsPage | None = None,
 ) -> AsyncIterator[int]:
     """Serve the console over the configured store; yield its port. `clock` returns ms since the epoch.
+
+    `page` knows how limits stand, where somebody in this process watches them; else they are computed.
 
     Raises InvalidProjects where tokens are asked for and nobody has one, InvalidLimits, and OSError where the port is
     taken.
@@ -44,6 +56,9 @@ async def console(
 
     def open_store() -> Store:
         return Store.open(settings.store, settings.database, settings.cluster, BOUNDS)
+
+    def standings(project: str) -> Answer | None:
+        return None if page is None else page.ask(project)
 
     asking = Asking(open_store)
     limits = read_limits(settings.limits_file, meters)

@@ -56,7 +56,7 @@ def change(now: Decimal | int, before: Decimal | int) -> str:
     return f"{'+' if percent > 0 else _MINUS if percent < 0 else '±'}{abs(percent)} %"
 
 
-def length(duration_ms: int) -> str:
+def duration(duration_ms: int) -> str:
     """Write a duration by its two largest units: 2 h 5 min, 1.5 s, 320 ms."""
     if abs(duration_ms) < MS_PER_SECOND:
         return f"{duration_ms} ms"
