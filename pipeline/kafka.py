@@ -285,14 +285,15 @@ class Follower:
     async def close(self) -> None:
         """Leave the connection; the next call makes a new one."""
         self._consumer = None
-        await self._stack.aclose()
+        with contextlib.suppress(*AWAY):  # of fetches that have failed, the library tells once more when it stops
+            await self._stack.aclose()
 
     def _has_new_partitions(self) -> bool:
         known = self._consumer.partitions_for_topic(self._topic) or set()
         return len(known) > len(self._consumer.assignment())
 
     async def _connect(self) -> None:
-        await self._stack.aclose()
+        await self.close()
         partitions = await _partitions(self._bootstrap, self._topic)
         consumer = await self._stack.enter_async_context(_consumer(self._bootstrap))
         consumer.assign(partitions)
