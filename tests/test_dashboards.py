@@ -76,11 +76,11 @@ def _stir(metrics: Metrics) -> None:
     for metric in vars(metrics).values():
         if not hasattr(metric, "_labelnames"):
             continue
-        if metric._labelnames == ("partition",):
-            metric.labels("0")
         if metric._labelnames == ("condition",):
             metric.labels("clickhouse").set(0)
             continue
+        if metric._labelnames and not metric._metrics:
+            metric.labels(*("0" for _ in metric._labelnames))
         for child in list(metric._metrics.values()) if metric._labelnames else [metric]:
             (child.observe if hasattr(child, "observe") else child.inc)(1)
 
