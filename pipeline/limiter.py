@@ -17,7 +17,8 @@ from uuid import uuid4
 
 from pipeline import codec, limit_codec
 from pipeline.clickhouse import StoreUnavailable
-from pipeline.kafka import Follower, Record, end_offsets
+from pipeline.follower import Follower
+from pipeline.kafka import Record, end_offsets
 from pipeline.limit_store import LimitStore
 from pipeline.metering.events import MAX_QUANTITY, InvalidEvent, check_window
 from pipeline.metering.limits import CONCURRENT, THRESHOLDS, Crossing, Limits, Standing, StoryKey, crossings, follows

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.kafka import Follower, KafkaAway, OffsetsLost
+from pipeline.follower import Follower
+from pipeline.kafka import KafkaAway, OffsetsLost
 from pipeline.producer import Producer
 from pipeline.topics import topics
 from tests.brokers import TestBroker
