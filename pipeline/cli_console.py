@@ -46,7 +46,7 @@ def console(store: str | None, console_port: int | None, console_metrics: str | 
     configure_logging(verbose=verbose)
     settings = settings_with(store=store, console_port=console_port, console_metrics=console_metrics)
     urls = [url.strip() for url in settings.console_metrics.split(",") if url.strip()]
-    projects = read_projects(settings.projects_file, os.environ)
+    projects = read_projects(settings.projects_file, settings.secrets(os.environ))
 
     async def read_health() -> "Sequence[Metric]":
         return await read_metrics(urls)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import aiohttp
 from prometheus_client import Metric
@@ -86,9 +86,11 @@ def signs(metrics: Iterable[Metric], progress: Progress, now_ms: int) -> list[Si
     ]
 
 
-def is_good(found: Iterable[Sign]) -> bool:
-    """Tell whether nothing looks wrong."""
-    return all(sign.is_good is not False for sign in found)
+def verdict(found: Sequence[Sign]) -> Literal["good", "bad", "unknown"]:
+    """Return whether something looks wrong, nothing does, or nobody was asked: without metrics much is not seen."""
+    if any(sign.is_good is False for sign in found):
+        return "bad"
+    return "good" if any(sign.name == "Ready" for sign in found) else "unknown"
 
 
 class _Values:

@@ -68,7 +68,7 @@ async def overview(desk: Desk, viewer: Viewer, _request: web.Request) -> Page:
             "alerts": alerts[:_ALERTS],
             "alert_count": len(alerts),
             "signs": signs,
-            "is_good": health.is_good(signs),
+            "verdict": health.verdict(signs),
         },
     )
 

@@ -159,7 +159,7 @@ async def _standings(desk: Desk, name: str, now: Moment) -> list[Standing] | Non
     return await desk.asking.ask(
         ("limits", name),
         LATER,
-        lambda store: LimitStore(store, own, now.orphan_after_ms).standings(desk.meters, now.as_of_ms, name),
+        lambda store: LimitStore(store, desk.meters, own, now.orphan_after_ms).standings(now.as_of_ms, name),
     )
 
 

@@ -107,7 +107,7 @@ def test_a_pipeline_that_works_is_healthy() -> None:
     """Drift 0, nothing held, the watermark young."""
     signs = _signs(_metrics())
     assert (signs["Audit drift"].text, signs["Watermark"].text) == ("0", "9 s behind")
-    assert health.is_good(signs.values())
+    assert health.verdict(list(signs.values())) == "good"
 
 
 def test_each_fault_is_named() -> None:
@@ -124,7 +124,7 @@ def test_each_fault_is_named() -> None:
         "Watermark": "1 h behind",
         "Emission": "2 h overdue",
     }
-    assert not health.is_good(signs.values())
+    assert health.verdict(list(signs.values())) == "bad"
 
 
 def test_without_metrics_only_the_store_speaks() -> None:
@@ -132,6 +132,7 @@ def test_without_metrics_only_the_store_speaks() -> None:
     signs = {sign.name: sign for sign in health.signs((), _PROGRESS, _NOW_MS)}
     assert {"Watermark", "Newest record", "Hours held back", "Dead letters, 24 h"} == signs.keys()
     assert signs["Watermark"].is_good is None
+    assert health.verdict(list(signs.values())) == "unknown"
 
 
 def test_the_picture_has_the_hours_that_are_billed() -> None:
