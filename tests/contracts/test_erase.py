@@ -29,7 +29,10 @@ _EVE: Final = "Eve Example"
 
 def _call(project: str) -> list[dict[str, Any]]:
     """Return events of a project: a session with all that is personal, and tokens."""
-    says = {"identity": _EVE, "attributes": {"mail": "eve@example.org", "nested": '{"name": "Eve Example"}'}}
+    says: dict[str, Any] = {
+        "identity": _EVE,
+        "attributes": {"mail": "eve@example.org", "nested": '{"name": "Eve Example"}'},
+    }
     begin = connected(_HOUR_MS, "PA_1", project=project, **says)
     end = disconnected(_HOUR_MS + 10 * MS_PER_MINUTE, "PA_1", project=project, nickname=_EVE, bytes_in=2**53 + 1)
     tokens = event("usage.recorded", _HOUR_MS, project=project, meter="llm_input_tokens", quantity=7)
