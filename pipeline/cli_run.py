@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 _Part = TypeVar("_Part")
 
 
-def run_async(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on the quick event loop, with collections of garbage kept rare."""
+#: Most objects of a worker are facts that stay, and a batch in hand is some hundred thousand that will soon be freed
+#: by themselves: looking for cycles among them would cost a seventh of the CPU.
+_BATCHES: Final = (400_000, 50, 100)
+#: Whoever answers within milliseconds looks at few objects at once, a millisecond's worth, and at old ones hardly ever.
+ANSWERS: Final = (10_000, 2_000, 10)
+
+
+def run_async(main: Coroutine[Any, Any, None], collections: tuple[int, int, int] = _BATCHES) -> None:
+    """Run a coroutine on the quick event loop, with collections of garbage as rare as the thresholds say."""
     import gc
 
     import uvloop
 
-    # Most objects here are facts that stay, and a batch in hand is some hundred thousand that will soon be freed
-    # by themselves: looking for cycles among them would cost a seventh of the CPU.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(400_000, 50, 100)
+    gc.set_threshold(*collections)
     uvloop.run(main)
 
 
@@ -71,7 +76,9 @@ async def until_stopped(running: "AbstractAsyncContextManager[_Part]", tell: Cal
         raise first from errors
 
 
-def run_system(running: "AbstractAsyncContextManager[System]", name: str) -> None:
+def run_system(
+    running: "AbstractAsyncContextManager[System]", name: str, collections: tuple[int, int, int] = _BATCHES
+) -> None:
     """Run parts until somebody stops them, telling first where they are."""
 
     def tell(system: "System") -> None:
@@ -82,7 +89,7 @@ def run_system(running: "AbstractAsyncContextManager[System]", name: str) -> Non
             click.echo(f"  media servers post to {gateway}/webhooks/livekit, /webhooks/janus, /v1/events", err=True)
         click.echo(f"  Kafka at {system.settings.kafka}", err=True)
 
-    run_async(until_stopped(running, tell))
+    run_async(until_stopped(running, tell), collections)
 
 
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Log more, the libraries too.")

@@ -239,7 +239,7 @@ async def limit_forever(system: System, limits: Limits, page: LimitsPage, clock:
     """Watch limits again and again; while broker or store are away, say so and go on with what is there (R22)."""
     settings = system.settings
     with closing(await asyncio.to_thread(_open, settings)) as store:  # its own: past hours are asked for long
-        watched = LimitStore(store, limits, settings.orphan_after_ms)
+        watched = LimitStore(store, system.meters, limits, settings.orphan_after_ms)
         limiter = Limiter(settings, system.meters, limits, watched, system.producer, system.metrics, clock)
 
         def ask(project: str) -> tuple[int, list[Standing]] | None:
