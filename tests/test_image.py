@@ -117,7 +117,8 @@ def test_the_passwords_of_both_sides_agree(maker: ModuleType, tmp_path: Path, mo
     known = ET.fromstring(files["clickhouse_users.xml"])  # noqa: S314 - our own file
     for user, password in (
         ("roommeter", store.partition("roommeter:")[2].partition("@")[0]),
-        ("roommeter", files["clickhouse_password"]),
+        ("admin", files["clickhouse_admin_password"]),
+        ("admin", files["roommeter_admin_store"].partition("admin:")[2].partition("@")[0]),
         ("grafana", files["grafana_clickhouse_password"]),
     ):
         assert known.findtext(f"users/{user}/password_sha256_hex") == hashlib.sha256(password.encode()).hexdigest()
