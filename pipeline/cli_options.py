@@ -29,6 +29,7 @@ _EXPECTED: Final = (
     "InvalidPlans",
     "InvoiceRefused",
     "InvalidLimits",
+    "InvalidRules",
     "SpoolInUse",
     "SpoolUnavailable",
     "MemoryUnavailable",

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from pipeline.alerts.loop import Watch, alert_forever, deliver_alerts, read_watch
 from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
 from pipeline.broker import BrokerUnavailable, EmbeddedBroker
@@ -254,6 +255,33 @@ async def limiter(settings: Settings) -> AsyncIterator[System]:
         watching.cancel()
 
 
+async def watch_anomalies(system: System, watch: Watch) -> None:
+    """Look for anomalies again and again, and tell of them."""
+
+    def told(missing: str | None) -> None:
+        if missing is None:
+            system.readiness.set("alerter")
+        else:
+            system.readiness.unset("alerter", missing)
+
+    settings = system.settings
+    with closing(await asyncio.to_thread(_open, settings)) as store:
+        async with asyncio.TaskGroup() as tasks:
+            if watch.webhook is not None:
+                tasks.create_task(deliver_alerts(settings, watch.webhook, now_ms))
+            tasks.create_task(alert_forever(settings, watch, store, system.producer, system.metrics, now_ms, told))
+
+
+@asynccontextmanager
+async def alerter(settings: Settings) -> AsyncIterator[System]:
+    """Run one alerter. Raises what is wrong with its files, and what ends it."""
+    watch = read_watch(settings, load_meters(settings))
+    async with connected(settings, "alerter") as system, asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch_anomalies(system, watch))
+        yield system
+        watching.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class Entrance:
     """A running gateway: its ports are of health and metrics, and of what media servers post to."""
@@ -309,9 +337,10 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
     projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
-    limits = read_limits(settings.limits_file, load_meters(settings))
+    watch = read_watch(settings, load_meters(settings))
+    limits = watch.limits
     page = None if limits is None else LimitsPage()
-    conditions = ("gateway", *Worker.CONDITIONS, "emitter", *(() if limits is None else ("limiter",)))
+    conditions = ("gateway", *Worker.CONDITIONS, "emitter", "alerter", *(() if limits is None else ("limiter",)))
     async with (
         broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,
@@ -322,6 +351,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         asked = filter(None, map(projects.by_name, projects.names()))
         watched = (
             *(emit_forever(system), audit_own(system), _raise_crash(part), _raise_end(embedded)),
+            watch_anomalies(system, watch),
             *(reconcile_forever(system, project) for project in asked if project.livekit_url),
             *(() if limits is None or page is None else (limit_forever(system, limits, page),)),
         )

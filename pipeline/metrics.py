@@ -6,6 +6,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.audit import Law
+from pipeline.metering.anomaly.alert import DETECTORS, SEVERITIES
 from pipeline.metering.events import Reason
 from pipeline.metering.limits import THRESHOLDS
 from pipeline.signature import Reason as Refusal
@@ -23,6 +24,9 @@ LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "law": tuple(Law),
     "crossing": ("reached", "exceeded", "back_under"),
     "threshold": THRESHOLDS,
+    "detector": DETECTORS,
+    "change": ("raised", "updated", "resolved"),
+    "severity": SEVERITIES,
 }
 #: Labels bounded by the installation: conditions of readiness.
 INSTALLATION_LABELS: Final = frozenset({"condition"})
@@ -159,6 +163,21 @@ class Metrics:
         )
         for threshold in THRESHOLDS:
             self.limits_past.labels(threshold)
+        self.alert_lag_seconds = self._gauge(
+            "roommeter_alert_lag_seconds",
+            "How long ago the moment is up to which anomalies have been looked for; it grows while they are not.",
+        )
+        self.alert_revisions = self._counter(
+            "roommeter_alert_revisions_total",
+            "Alerts on anomalous usage told, by detector and what changed: raised, updated, resolved.",
+            "detector",
+            "change",
+        )
+        self.alerts_open = self._gauge(
+            "roommeter_alerts_open", "Alerts on anomalous usage that are open now, by severity.", "severity"
+        )
+        for severity in SEVERITIES:
+            self.alerts_open.labels(severity)
         self.ready = self._gauge("roommeter_ready", "1 while a condition of readiness is met, else 0.", "condition")
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:

@@ -2,9 +2,9 @@
 
 Expected is the median of the same hour of earlier weeks, times the level of the last week, so that growth is followed.
 How far counts may lie from it is learned from each thing's own days: the largest excess (and the largest lack) of each
-day, on a scale that evens out noise; beyond what a further day will hardly reach is anomalous. Seasons by medians, noise
-by deviations from them: O. Vallis et al., "A Novel Technique for Long-Term Anomaly Detection in the Cloud", HotCloud
-2014 (S-H-ESD).
+day, on a scale that evens out noise; beyond what a further day will hardly reach is anomalous. Seasons by medians,
+noise by deviations from them: O. Vallis et al., "A Novel Technique for Long-Term Anomaly Detection in the Cloud",
+HotCloud 2014 (S-H-ESD).
 """
 
 from collections.abc import Iterator, Sequence

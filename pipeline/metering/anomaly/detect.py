@@ -23,7 +23,7 @@ EVERY_STEP: Final[frozenset[Detector]] = frozenset(
 _EVERY_WINDOW: Final[frozenset[Detector]] = frozenset({*WORDS, "long_session", "overlapping_twins"})
 _EVERY_HOUR: Final[frozenset[Detector]] = frozenset({"frequent_amendments", "limit_hovering"})
 #: How long after its end an hour of what is reported is looked at, as for its rollup (R18).
-_GRACE_MS: Final = 5 * MS_PER_MINUTE
+GRACE_MS: Final = 5 * MS_PER_MINUTE
 
 HistoryKey = tuple[str, str, str]
 """What is counted, and of whom."""
@@ -91,7 +91,7 @@ class Detectors:
     def _reported(self, project: str, meter: str, series: Series, as_of_ms: int) -> Iterator[Finding]:
         """Look at the last hour that is over."""
         rules = self._rules.of(project)
-        hour_ms = hour_of(as_of_ms - _GRACE_MS) - MS_PER_HOUR
+        hour_ms = hour_of(as_of_ms - GRACE_MS) - MS_PER_HOUR
         subject = Subject(project, meter, "", meter, "increment", f"roommeter usage --project {project}")
         history = self._history(("reported", project, meter), series, 1)
         usual = history.baseline(hour_ms, holiday=self._is_holiday(project, hour_ms))
@@ -107,9 +107,9 @@ class Detectors:
             )
             if finding is not None:
                 if detector == "flapping" and finding.is_new:
-                    flapping.add(project)
+                    flapping.add((project, subject))
                 # Very short sessions lose most by rounding: one alert says both.
-                is_echo = detector == "rounding_loss" and project in flapping
+                is_echo = detector == "rounding_loss" and (project, subject) in flapping
                 yield finding._replace(is_new=finding.is_new and not is_echo)
 
     def _sessions(self, readings: Readings) -> Iterator[Finding | None]:

@@ -100,7 +100,7 @@ class Hovering(NamedTuple):
 
 
 ShareKey = tuple[str, str, str]
-"""Detector, project and subject."""
+"""Detector, project, and meter or subject."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,19 +25,22 @@ _KEEP_PERCENT: Final = 50
 
 
 class Words(NamedTuple):
-    """How to say a share: what is counted, of what, and where to look; `costs` where each costs an increment."""
+    """How to say a share: what is counted, of what, and where to look.
+
+    `is_of_meter` where it is about a meter, and each one counted costs an increment of it.
+    """
 
     counted: str
     of: str
     look_at: str
-    costs: bool = False
+    is_of_meter: bool = False
 
 
 _SESSIONS: Final = "roommeter sessions --project {project}"
 
 WORDS: Final[dict[Detector, Words]] = {
-    "flapping": Words("ended within 15 s, billed a whole increment each", "sessions", _SESSIONS, costs=True),
-    "rounding_loss": Words("were added by rounding up", "billed minutes", _SESSIONS, costs=True),
+    "flapping": Words("ended within 15 s, billed a whole increment each", "sessions", _SESSIONS, is_of_meter=True),
+    "rounding_loss": Words("were added by rounding up", "billed minutes", _SESSIONS, is_of_meter=True),
     "clock_skew": Words("end before they begin", "sessions", _SESSIONS),
     "duplicates": Words("had been sent before", "events", "roommeter audit"),
     "dead_letters": Words("cannot be events", "inputs", "roommeter dead-letters list"),
@@ -60,19 +63,19 @@ def share(
     words = WORDS[detector]
     expected = 0 if usual is None else usual.part
     excess = max(0, some - total * expected // _MILLION)
-    name = subject or project or "all projects"
+    name = " ".join(filter(None, (project, subject))) or "all projects"
     seldom = "" if usual is None else f"; {expected // 10_000}.{expected // 1_000 % 10} % are usual"
     return Finding(
         detector,
         project,
-        "",
-        subject,
+        subject if words.is_of_meter else "",
+        "" if words.is_of_meter else subject,
         as_of_ms - MS_PER_HOUR,
         rule.severity,
         some * 100_000 // total,
         expected // 10,
         "percent",
-        excess if words.costs else 0,
+        excess if words.is_of_meter else 0,
         f"{name}: {some} of {total} {words.of} of an hour {words.counted}{seldom}",
         words.look_at.format(project=project),
         (("detail", found.detail), ("some", some), ("total", total)),
