@@ -8,6 +8,7 @@ import click
 from pipeline.cli_alerts import alerter, alerts
 from pipeline.cli_amend import amend
 from pipeline.cli_audit import audit
+from pipeline.cli_canary import canary
 from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_deliver import deliver
@@ -44,7 +45,7 @@ def main() -> None:
 
 for command in (
     *(up, gateway, worker, emitter, limiter, alerter, migrate, demo, demo_month),
-    *(produce, replay, simulate, reconcile, amend, dead_letters),
+    *(produce, replay, simulate, canary, reconcile, amend, dead_letters),
     *(audit, explain, usage, attribute, sessions, rollups, limits, alerts, invoice, export, deliver),
 ):
     main.add_command(command)

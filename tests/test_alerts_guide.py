@@ -1,4 +1,4 @@
-"""The guide of infra/alerts.md equals code: what it shows can be typed, is read, and names every detector and metric."""
+"""The guide of infra/alerts.md equals code: what it shows can be typed, and it names every detector and metric."""
 
 import os
 import re

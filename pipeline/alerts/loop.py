@@ -16,6 +16,7 @@ from pipeline.deliverer import Counts, Route, Rules, deliver
 from pipeline.delivery import TargetHalted
 from pipeline.delivery_file import read_target
 from pipeline.delivery_targets import Webhook
+from pipeline.http import Readiness
 from pipeline.invoicing import read_plans
 from pipeline.kafka import KafkaAway
 from pipeline.limits_file import read_limits
@@ -79,40 +80,48 @@ async def alert_forever(
     store: Store,
     producer: Producer,
     metrics: Metrics,
+    readiness: Readiness,
     clock: Callable[[], int],
-    told: Callable[[str | None], None],
 ) -> None:
-    """Look again and again; while brokers or store are away, wait and say so (R22).
+    """Look again and again, and deliver what is told; while brokers or store are away, wait and say so (R22).
 
-    `store` is for this alone: weeks are asked for long. `told` is called with what is missing, None where nothing is.
+    `store` is for this alone: weeks are asked for long.
     """
     reader = Reader(store, watch.meters, watch.limits, settings.orphan_after_ms)
     parts = (reader.read, AlertStore(store), producer, metrics, clock)
     alerter = Alerter(settings, watch.meters, watch.rules, watch.plans, *parts)
-    told(None)
-    while True:
-        # First of all: whoever starts has more urgent work than anomalies.
-        await asyncio.sleep(settings.alert_interval_ms / 1000)
-        running = asyncio.create_task(alerter.run_once())
-        try:
-            await asyncio.shield(running)
-        except asyncio.CancelledError:
-            alerter.stop()
-            await asyncio.wait({running})  # it may be asking the store, which is closed next
-            raise
-        except (StoreUnavailable, KafkaAway) as error:
-            told(str(error))
-        else:
-            told(None)
+    readiness.set("alerter")
+    async with asyncio.TaskGroup() as tasks:
+        if watch.webhook is not None:
+            tasks.create_task(deliver_alerts(settings, watch.webhook, metrics, clock))
+        while True:
+            # First of all: whoever starts has more urgent work than anomalies.
+            await asyncio.sleep(settings.alert_interval_ms / 1000)
+            await _look(alerter, readiness)
 
 
-async def deliver_alerts(settings: Settings, webhook: AlertWebhook, clock: Callable[[], int]) -> None:
+async def _look(alerter: Alerter, readiness: Readiness) -> None:
+    """Look once; cancelled, it returns when the question under way is answered, so that the store can be closed."""
+    running = asyncio.create_task(alerter.run_once())
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        alerter.stop()
+        await asyncio.wait({running})
+        raise
+    except (StoreUnavailable, KafkaAway) as error:
+        readiness.unset("alerter", str(error))
+    else:
+        readiness.set("alerter")
+
+
+async def deliver_alerts(settings: Settings, webhook: AlertWebhook, metrics: Metrics, clock: Callable[[], int]) -> None:
     """Deliver alerts for ever, from the first time on; a receiver that wants to be mended is asked again."""
     names = topics(settings)
     route = Route(names.alerts, names.alerts_refused, f"{settings.topic_prefix}deliver-alerts", read_alert)
     while True:
         try:
-            await deliver(settings, webhook, route, clock, Counts(), Rules(), "latest")
+            await deliver(settings, webhook, route, clock, Counts(metrics=metrics), Rules(), "latest")
         except TargetHalted as error:
             _log.error("alerts: the webhook takes nothing: %s", error)
             await asyncio.sleep(_HALTED_S)

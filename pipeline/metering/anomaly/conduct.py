@@ -19,7 +19,7 @@ def amendments(project: str, found: Amended, as_of_ms: int, rule: AmendmentRule)
     The usual number is the median of the last four weeks' days.
     """
     needed = max(rule.least, found.usual * rule.ratio_percent // 100)
-    if found.today * 100 >= needed * _KEEP_PERCENT:
+    if found.last_day * 100 >= needed * _KEEP_PERCENT:
         yield Finding(
             "frequent_amendments",
             project,
@@ -27,14 +27,14 @@ def amendments(project: str, found: Amended, as_of_ms: int, rule: AmendmentRule)
             "",
             as_of_ms - MS_PER_DAY,
             rule.severity,
-            found.today * 1_000,
+            found.last_day * 1_000,
             found.usual * 1_000,
             "amendment",
             0,
-            f"{project}: {found.today} amendments within a day; {found.usual} are usual",
+            f"{project}: {found.last_day} amendments within a day; {found.usual} are usual",
             f"roommeter sessions --project {project}",
             (),
-            found.today >= needed,
+            found.last_day >= needed,
         )
     if found.of_session >= rule.of_session:
         yield Finding(

@@ -56,7 +56,7 @@ class Part(NamedTuple):
 class Share:
     """A part of the hour up to the moment, and of hours that are over, the newest first; `detail` names the worst."""
 
-    now: Part
+    latest: Part
     past: Sequence[Part]
     detail: str = ""
 
@@ -85,7 +85,7 @@ class Connected(NamedTuple):
 class Amended(NamedTuple):
     """Amendments of a project: of the last day, the usual number of a day, and of one session most."""
 
-    today: int
+    last_day: int
     usual: int
     session: str
     of_session: int

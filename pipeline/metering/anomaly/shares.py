@@ -53,12 +53,12 @@ def share(
     detector: Detector, project: str, subject: str, found: Share, as_of_ms: int, rule: ShareRule
 ) -> Finding | None:
     """Return what is found where the last hour's part is far more than is usual."""
-    some, total = found.now
+    some, total = found.latest
     if some * 100 < rule.least * _KEEP_PERCENT or not total:
         return None
     usual = _usual(found.past)
-    is_new = _is_high(found.now, usual, rule, 100)
-    if not is_new and not _is_high(found.now, usual, rule, _KEEP_PERCENT):
+    is_new = _is_high(found.latest, usual, rule, 100)
+    if not is_new and not _is_high(found.latest, usual, rule, _KEEP_PERCENT):
         return None
     words = WORDS[detector]
     expected = 0 if usual is None else usual.part
