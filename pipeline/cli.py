@@ -13,6 +13,7 @@ from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_deliver import deliver
 from pipeline.cli_demo_month import demo_month
+from pipeline.cli_erase import erase
 from pipeline.cli_explain import explain
 from pipeline.cli_export import export
 from pipeline.cli_gateway import gateway
@@ -45,7 +46,7 @@ def main() -> None:
 
 for command in (
     *(up, gateway, worker, emitter, limiter, alerter, migrate, demo, demo_month),
-    *(produce, replay, simulate, canary, reconcile, amend, dead_letters),
+    *(produce, replay, simulate, canary, reconcile, amend, erase, dead_letters),
     *(audit, explain, usage, attribute, sessions, rollups, limits, alerts, invoice, export, deliver),
 ):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """Commands about anomalies: alerter; alerts list, show, watch, mute, unmute, check."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -220,7 +221,7 @@ def check(store: str | None, alerts_file: str | None, from_ms: int | None, to_ms
     from pipeline.embedded import load_meters
 
     settings = settings_with(store=store, alerts_file=alerts_file)
-    watched = read_watch(settings, load_meters(settings))
+    watched = read_watch(settings, load_meters(settings), settings.secrets(os.environ))
     looked_at = moments(to_ms if from_ms is None else from_ms, to_ms)
     with closing(open_store(store)) as opened, progress("minutes", len(looked_at)) as done:
         reader = Reader(opened, watched.meters, watched.limits, settings.orphan_after_ms)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import uuid4
 
-from pipeline.kafka import LogReader
+from pipeline.follower import Follower
 from pipeline.metering.units import MS_PER_SECOND
 from pipeline.producer import Producer
 
@@ -64,8 +64,8 @@ class DecisionLog(Generic[T]):
         self._form = form
         self._accept = accept
         self._name = uuid4().hex
-        self._log = LogReader(bootstrap, topic)
-        self._published = LogReader(bootstrap, published)
+        self._log = Follower(bootstrap, topic)
+        self._published = Follower(bootstrap, published)
         self._unpublished: dict[str, _Decided[T]] = {}
 
     async def read(self) -> None:
@@ -107,3 +107,8 @@ class DecisionLog(Generic[T]):
             del self._unpublished[self._form.key(decision)]  # the producer has it, and does not give up
         await self._producer.flush()
         return due
+
+    async def close(self) -> None:
+        """Leave the brokers."""
+        for follower in (self._log, self._published):
+            await follower.close()

@@ -222,7 +222,7 @@ async def limit_forever(system: System, limits: Limits, page: LimitsPage, clock:
     """Watch limits again and again; while broker or store are away, say so and go on with what is there (R22)."""
     settings = system.settings
     with closing(await asyncio.to_thread(_open, settings)) as store:  # its own: past hours are asked for long
-        watched = LimitStore(store, limits, settings.orphan_after_ms)
+        watched = LimitStore(store, system.meters, limits, settings.orphan_after_ms)
         limiter = Limiter(settings, system.meters, limits, watched, system.producer, system.metrics, clock)
 
         def ask(project: str) -> tuple[int, list[Standing]] | None:
@@ -266,7 +266,7 @@ async def watch_anomalies(system: System, watch: Watch) -> None:
 @asynccontextmanager
 async def alerter(settings: Settings) -> AsyncIterator[System]:
     """Run one alerter. Raises what is wrong with its files, and what ends it."""
-    watch = read_watch(settings, load_meters(settings))
+    watch = read_watch(settings, load_meters(settings), settings.secrets(os.environ))
     async with connected(settings, "alerter") as system, asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch_anomalies(system, watch))
         yield system
@@ -303,7 +303,7 @@ async def gateway(settings: Settings) -> AsyncIterator[Entrance]:
 @asynccontextmanager
 async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readiness: Readiness) -> AsyncIterator[int]:
     """Serve the gateway's routes; yield their port. Ready, by the condition `gateway`, while it can keep events."""
-    projects = read_projects(settings.projects_file, os.environ)
+    projects = read_projects(settings.projects_file, settings.secrets(os.environ))
     if not projects.names():
         logger.warning("The gateway knows no project and refuses everything: ROOMMETER_PROJECTS_FILE names them")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -327,8 +327,9 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 @asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
-    projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
-    watch = read_watch(settings, load_meters(settings))
+    secrets = settings.secrets(os.environ)
+    projects = read_projects(settings.projects_file, secrets)  # first: a mistake in it is told at once
+    watch = read_watch(settings, load_meters(settings), secrets)
     limits = watch.limits
     page = None if limits is None else LimitsPage()
     watched_limits = () if limits is None else ("limiter", "limiter_progress")

@@ -118,6 +118,10 @@ class Alerter:
                 published += await self._look(as_of_ms)
         return published
 
+    async def close(self) -> None:
+        """Leave the brokers."""
+        await self._decisions.close()
+
     def stop(self) -> None:
         """Let a run come to its end after the moment in hand."""
         self._is_stopping = True

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -47,11 +46,11 @@ class Watch(NamedTuple):
     webhook: AlertWebhook | None
 
 
-def read_watch(settings: Settings, meters: Meters) -> Watch:
+def read_watch(settings: Settings, meters: Meters, secrets: Mapping[str, str]) -> Watch:
     """Read the files that are named; raises InvalidRules, InvalidPlans, InvalidLimits, InvalidTargets, OSError."""
     webhook = None
     if settings.alert_targets_file is not None:
-        target = read_target(settings.alert_targets_file, "webhook", os.environ, meters)
+        target = read_target(settings.alert_targets_file, "webhook", secrets, meters)
         assert isinstance(target, Webhook), "it was asked for by its name"
         webhook = AlertWebhook(target)
     return Watch(
@@ -94,10 +93,13 @@ async def alert_forever(
     async with asyncio.TaskGroup() as tasks:
         if watch.webhook is not None:
             tasks.create_task(deliver_alerts(settings, watch.webhook, metrics, clock))
-        while True:
-            # First of all: whoever starts has more urgent work than anomalies.
-            await asyncio.sleep(settings.alert_interval_ms / 1000)
-            await _look(alerter, readiness)
+        try:
+            while True:
+                # First of all: whoever starts has more urgent work than anomalies.
+                await asyncio.sleep(settings.alert_interval_ms / 1000)
+                await _look(alerter, readiness)
+        finally:
+            await alerter.close()
 
 
 async def _look(alerter: Alerter, readiness: Readiness) -> None:

@@ -208,7 +208,7 @@ class Reader:
         limits = self._limits
         if limits is None:
             return []
-        used = LimitStore(self._store, limits, self._orphan_after_ms).increments_since(
+        used = LimitStore(self._store, self._meters, limits, self._orphan_after_ms).increments_since(
             day_of(as_of_ms) - _HOVER_PERIODS * MS_PER_DAY, as_of_ms
         )
         found = []

@@ -49,6 +49,7 @@ class AlertStage:
         self.now_ms = now_ms - now_ms % MS_PER_MINUTE
         self.metrics = Metrics()
         self.sessions: list[Connected] = []
+        self._alerters: list[Alerter] = []
         self.plans = parse_plans(PLANS, METERS)
 
     def alerter(self, steps: Steps | None = None) -> Alerter:
@@ -58,7 +59,14 @@ class AlertStage:
             store = cast("AlertStore", Stepped(store, steps.reach))
             producer = cast("Producer", Stepped(producer, steps.reach))
         parts: tuple[Any, ...] = (self._read, store, producer, self.metrics, lambda: self.now_ms)
-        return Alerter(self.settings, METERS, RULES, self.plans, *parts)
+        alerter = Alerter(self.settings, METERS, RULES, self.plans, *parts)
+        self._alerters.append(alerter)
+        return alerter
+
+    async def close(self) -> None:
+        """Let all alerters go."""
+        for alerter in self._alerters:
+            await alerter.close()
 
     def _read(self, as_of_ms: int) -> Readings:
         return readings(self.sessions, as_of_ms)
