@@ -198,7 +198,7 @@ def test_dashboards_can_only_read() -> None:
     """Their profile is read-only and bounded, and they are granted one database."""
     users = _xml("users.xml")
     assert users.findtext("users/grafana/profile") == "reader"
-    assert users.findtext("profiles/reader/readonly") == "1"
+    assert users.findtext("profiles/reader/readonly") == "2"
     assert users.findtext("profiles/reader/max_execution_time")
     assert [query.text for query in users.findall("users/grafana/grants/query")] == ["GRANT SELECT ON roommeter.*"]
 

@@ -87,15 +87,20 @@ def test_what_is_copied_is_there_and_nothing_else_is_let_in() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-@pytest.fixture
-def maker() -> ModuleType:
-    """The program that makes secrets."""
+def load_maker() -> ModuleType:
+    """Return the program that makes secrets, as a module."""
     spec = importlib.util.spec_from_file_location("make_secrets", ROOT / "infra" / "make_secrets.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def maker() -> ModuleType:
+    """The program that makes secrets."""
+    return load_maker()
 
 
 def test_secrets_are_made_for_their_owner_and_group(maker: ModuleType, tmp_path: Path) -> None:
