@@ -22,7 +22,8 @@ from tests.metering.builders import METERS, ROOT
 _README: Final = (ROOT / "README.md").read_text()
 #: Files with a table of settings.
 _FILES: Final = (
-    *("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md", "infra/README.md", "infra/console.md"),
+    *("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md", "infra/README.md", "infra/alerts.md"),
+    "infra/console.md",
 )
 _MOST_LINES: Final = 170
 _BEGIN: Final = "<!-- settings -->\n"
@@ -41,6 +42,8 @@ def _file_of(name: str) -> str:
         return "infra/limits.md"
     if name.startswith("console_"):
         return "infra/console.md"
+    if name.startswith("alert"):
+        return "infra/alerts.md"
     if name == "plans_file":
         return "infra/billing.md"
     if name in _OF_OPERATIONS:
