@@ -1,5 +1,6 @@
 """What the embedded broker promises, and what is asked of every broker that we start."""
 
+import asyncio
 import http.client
 import json
 import signal
@@ -120,14 +121,14 @@ async def test_a_missing_topic_stays_missing_when_somebody_asks_for_it(embedded_
 async def test_whoever_waits_for_its_first_start_does_not_create_a_topic_either(tmp_path: Path) -> None:
     """A producer that was there first asks for its topic the moment that somebody listens."""
     broker = EmbeddedBroker(tmp_path / "broker", 0)
-    asking = subprocess.Popen((sys.executable, "-c", IMPATIENT, str(broker.port)))
+    asking = await asyncio.create_subprocess_exec(sys.executable, "-c", IMPATIENT, str(broker.port))
     try:
         await broker.start()
         with pytest.raises(ValueError, match="does not exist"):
             _ = [record async for record in read_topic(broker.bootstrap, "too-soon")]
     finally:
         asking.kill()
-        asking.wait()
+        await asking.wait()
         await broker.stop()
 
 
