@@ -7,6 +7,7 @@ import click
 
 from pipeline.cli_amend import amend
 from pipeline.cli_audit import audit
+from pipeline.cli_canary import canary
 from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_deliver import deliver
@@ -43,7 +44,7 @@ def main() -> None:
 
 for command in (
     *(up, gateway, worker, emitter, limiter, migrate, demo, demo_month),
-    *(produce, replay, simulate, reconcile),
+    *(produce, replay, simulate, canary, reconcile),
     *(audit, explain, usage, attribute, sessions, rollups, limits, invoice, export, deliver, amend, dead_letters),
 ):
     main.add_command(command)

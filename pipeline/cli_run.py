@@ -144,7 +144,7 @@ def migrate(store: str | None) -> None:
 
     settings = settings_with(store=store)
     with closing(Store.open(settings.store, settings.database, settings.cluster)) as opened:
-        applied = opened.migrate(load_meters(settings))
+        applied = opened.migrate(load_meters(settings), settings.orphan_after_ms)
     click.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
 
 

@@ -35,6 +35,7 @@ from pipeline.rows import (
     UsageQuery,
     meter_table,
     rollup_table,
+    rules_table,
     timestamp,
 )
 
@@ -178,13 +179,19 @@ class Store:
         """Close the connection; the last store of a process frees the engine's directory."""
         self._client.close()
 
-    def migrate(self, meters: Meters) -> list[str]:
+    def migrate(self, meters: Meters, orphan_after_ms: int | None = None) -> list[str]:
         """Bring the schema up to date and make `meters` the table of meters in force; return the versions applied.
+
+        `orphan_after_ms`, if given, is what views go by from now on (R9).
 
         Applying twice, or by two processes at once, changes nothing more. Raises StoreError when a file
         has changed since it was applied.
         """
-        return self.apply(migrations.shipped_migrations(), meters)
+        applied = self.apply(migrations.shipped_migrations(), meters)
+        in_force = self.query("SELECT argMax(orphan_after_ms, since) FROM rules")
+        if orphan_after_ms not in (None, in_force[0][0]):
+            self.insert("rules", rules_table(orphan_after_ms, time.time_ns() // 1_000_000))
+        return applied
 
     def apply(self, files: Sequence[migrations.Migration], meters: Meters) -> list[str]:
         """Migrate with migrations other than those that ship."""

@@ -11,10 +11,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import randrange
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import aiohttp
 import orjson
@@ -36,6 +36,7 @@ from pipeline.delivery import (
 from pipeline.kafka import Begin, GroupReader, KafkaAway, Record, create_topics
 from pipeline.messages import Message
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_SECOND, format_time
+from pipeline.metrics import Metrics
 from pipeline.producer import Producer
 from pipeline.settings import Settings
 from pipeline.topics import topics
@@ -60,6 +61,7 @@ Pause = Callable[[float], Awaitable[None]]
 """Waits for seconds."""
 Takes = Callable[[Record], bool]
 """Tells whether a record is to be delivered."""
+Outcome = Literal["delivered", "passed_over", "refused", "doubtful"]
 
 
 @asynccontextmanager
@@ -93,6 +95,12 @@ class Counts:
     passed_over: int = 0
     refused: int = 0
     doubtful: int = 0
+    metrics: Metrics = field(default_factory=Metrics, compare=False, repr=False)
+
+    def add(self, target: str, outcome: Outcome) -> None:
+        """Count one rollup, here and as a metric."""
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        self.metrics.deliveries.labels(target, outcome).inc()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +209,7 @@ class Deliverer:
             await self._refuse(record, error)
             return
         self._refusals = 0
-        if is_sent:
-            self._counts.delivered += 1
-        else:
-            self._counts.passed_over += 1
+        self._counts.add(self._target.name, "delivered" if is_sent else "passed_over")
 
     async def _send(self, rollup: Mapping[str, Any], value: bytes, since_ms: int | None) -> bool:
         """Send until the target has it; tell whether there was anything to.
@@ -227,6 +232,7 @@ class Deliverer:
             try:
                 self._target.judge(rollup["id"], await self._post(request))
             except Later as error:
+                self._counts.metrics.delivery_retries.labels(self._target.name).inc()
                 if attempt == self._rules.attempts:
                     raise TargetAway(f"{self._target.name}: {error}, {attempt} times; nothing was skipped") from error
                 wait_ms = pause_ms(attempt, error.wait_ms, randrange(1_001))  # noqa: S311 - not for secrets
@@ -252,10 +258,7 @@ class Deliverer:
         headers = tuple((name, text.encode()) for name, text in said.items())
         await self._park(Message(self._refused_topic, record.key, record.value or b"", headers))
         # Counted and said after it is kept: what is said is true.
-        if is_doubtful:
-            self._counts.doubtful += 1
-        else:
-            self._counts.refused += 1
+        self._counts.add(self._target.name, "doubtful" if is_doubtful else "refused")
         place = f"{record.topic}/{record.partition}/{record.offset}"
         _log.error("%s: %s is not delivered but kept on %s: %s", self._target.name, place, self._refused_topic, error)
 
@@ -278,7 +281,7 @@ async def deliver_rollups(
     Raises as `Deliverer.run`.
     """
     names = topics(settings)
-    group = "-".join(filter(None, (f"{settings.topic_prefix}deliver", target.name, again)))
+    group = group_of(settings, target.name, again)
     source = names.refused if again else names.rollups
     while True:
         try:
@@ -298,6 +301,11 @@ async def deliver_rollups(
                 raise
             _log.warning("waiting for Kafka: %s", error)
             await pause(_RETRY_S)
+
+
+def group_of(settings: Settings, target: str, again: str | None = None) -> str:
+    """Return the consumer group whose offsets say how far a target is."""
+    return "-".join(filter(None, (f"{settings.topic_prefix}deliver", target, again)))
 
 
 async def _park(producer: Producer, message: Message) -> None:

@@ -38,6 +38,7 @@ from pipeline.reconciler import reconciling, to_kafka
 from pipeline.resources import schemas
 from pipeline.settings import Settings
 from pipeline.topics import topics
+from pipeline.watch import Probe, emitter_probe, limiter_probe, watch_forever, worker_probe
 from pipeline.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ async def connected(settings: Settings, *conditions: str, page: LimitsPage | Non
         ]
         stack.callback(store.close)
         stack.callback(writer.close)
-        await _patiently(lambda: asyncio.to_thread(store.migrate, meters), readiness, "clickhouse")
+        await _patiently(
+            lambda: asyncio.to_thread(store.migrate, meters, settings.orphan_after_ms), readiness, "clickhouse"
+        )
         settings = await _patiently(lambda: _declare(settings), readiness, "broker")
         producer = await stack.enter_async_context(
             Producer(
@@ -148,8 +151,10 @@ async def working(system: System) -> AsyncIterator[Worker]:
     """Run a worker; on leaving it finishes and commits the batch in hand."""
     worker = Worker(system.settings, system.meters, system.writer, system.producer, system.metrics, system.readiness)
     await worker.start()
+    probe = worker_probe(system.settings, system.metrics, worker.owned, worker.has_in_hand)
     try:
-        yield worker
+        async with _watched(system, "worker", probe):
+            yield worker
     finally:
         try:
             await asyncio.wait_for(worker.stop(), STOP_SECONDS)
@@ -163,17 +168,31 @@ async def emit_forever(system: System, clock: Callable[[], int] = now_ms) -> Non
     At most a tenth of the time goes into it, however large the store has become.
     """
     held = AuditStore(system.store).held
-    emitter = Emitter(system.settings, system.meters, system.store, system.producer, system.metrics, clock, held)
-    while True:
-        started = time.monotonic()
-        try:
-            await emitter.run_once()
-        except (StoreUnavailable, KafkaAway) as error:
-            system.readiness.unset("emitter", str(error))
-        else:
-            system.readiness.set("emitter")
-        spent = time.monotonic() - started
-        await asyncio.sleep(max(system.settings.emit_interval_ms / 1000, 9 * spent))
+    settings, pause_s = system.settings, 0.0
+    emitter = Emitter(settings, system.meters, system.store, system.producer, system.metrics, clock, held)
+    probe = emitter_probe(settings, lambda: emitter.reached_ms, lambda: round(pause_s * 1000), clock)
+    async with _watched(system, "emitter", probe):
+        while True:
+            started = time.monotonic()
+            try:
+                await emitter.run_once()
+            except (StoreUnavailable, KafkaAway) as error:
+                system.readiness.unset("emitter", str(error))
+            else:
+                system.readiness.set("emitter")
+            pause_s = max(settings.emit_interval_ms / 1000, 9 * (time.monotonic() - started))
+            await asyncio.sleep(pause_s)
+
+
+@asynccontextmanager
+async def _watched(system: System, part: str, probe: Probe) -> AsyncIterator[None]:
+    """Watch a part while the block runs: its condition `<part>_progress` is unmet while it stands still."""
+    excuses = {"broker", "clickhouse", "dead_letter_limit", part}
+    watch = watch_forever(system.readiness, f"{part}_progress", excuses, probe, system.settings.stall_after_ms)
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch)
+        yield
+        watching.cancel()
 
 
 @asynccontextmanager
@@ -210,7 +229,7 @@ async def worker(settings: Settings) -> AsyncIterator[System]:
 @asynccontextmanager
 async def emitter(settings: Settings) -> AsyncIterator[System]:
     """Run one emitter. Raises what ends it."""
-    async with connected(settings, "emitter") as system, asyncio.TaskGroup() as tasks:
+    async with connected(settings, "emitter", "emitter_progress") as system, asyncio.TaskGroup() as tasks:
         emitting = tasks.create_task(emit_forever(system))
         yield system
         emitting.cancel()
@@ -229,14 +248,15 @@ async def limit_forever(system: System, limits: Limits, page: LimitsPage, clock:
 
         page.ask = ask
         try:
-            while True:
-                try:
-                    await limiter.run_once()
-                except (StoreUnavailable, KafkaAway) as error:
-                    system.readiness.unset("limiter", str(error))
-                else:
-                    system.readiness.set("limiter")
-                await asyncio.sleep(settings.limit_interval_ms / 1000)
+            async with _watched(system, "limiter", limiter_probe(settings, lambda: limiter.as_of_ms, clock)):
+                while True:
+                    try:
+                        await limiter.run_once()
+                    except (StoreUnavailable, KafkaAway) as error:
+                        system.readiness.unset("limiter", str(error))
+                    else:
+                        system.readiness.set("limiter")
+                    await asyncio.sleep(settings.limit_interval_ms / 1000)
         finally:
             await limiter.close()
 
@@ -248,7 +268,7 @@ async def limiter(settings: Settings) -> AsyncIterator[System]:
     if limits is None:
         raise InvalidLimits("no limits to watch: ROOMMETER_LIMITS_FILE names the file that has them")
     page = LimitsPage()
-    async with connected(settings, "limiter", page=page) as system, asyncio.TaskGroup() as tasks:
+    async with connected(settings, "limiter", "limiter_progress", page=page) as system, asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(limit_forever(system, limits, page))
         yield system
         watching.cancel()
@@ -311,7 +331,8 @@ async def up(settings: Settings) -> AsyncIterator[System]:
     projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
     limits = read_limits(settings.limits_file, load_meters(settings))
     page = None if limits is None else LimitsPage()
-    conditions = ("gateway", *Worker.CONDITIONS, "emitter", *(() if limits is None else ("limiter",)))
+    watched_limits = () if limits is None else ("limiter", "limiter_progress")
+    conditions = ("gateway", *Worker.CONDITIONS, "emitter", "emitter_progress", *watched_limits)
     async with (
         broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,

@@ -150,6 +150,16 @@ async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
 
+async def backlogs(bootstrap: str, topic: str, group: str) -> dict[int, tuple[int, int]]:
+    """Return for each partition how far a group has committed, and its end. Raises KafkaAway, TopicMismatch."""
+    partitions = await _partitions(bootstrap, topic)
+    async with _admin(bootstrap) as admin, _consumer(bootstrap) as consumer:
+        committed = await _committed(admin, group, partitions)
+        earliest, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    done = {tp: found.offset for tp, found in committed.items()}
+    return {tp.partition: (max(earliest[tp], done.get(tp, 0)), ends[tp]) for tp in partitions}
+
+
 async def delete_records(bootstrap: str, topic: str, before_offsets: Mapping[int, int]) -> None:
     """Delete the records of each partition before an offset; a topic gives up its oldest only.
 

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     )
     audit_interval_ms: Annotated[PositiveInt, Field(description="how often `up` audits itself")] = 5 * MS_PER_MINUTE
     max_event_bytes: Annotated[PositiveInt, Field(description="a larger event is a dead letter (R21)")] = 262_144
+    stall_after_ms: Annotated[
+        PositiveInt, Field(description="how long nothing may be done while something waits; then /readyz says no")
+    ] = MS_PER_MINUTE
     batch_events: Annotated[PositiveInt, Field(description="most events of one insert")] = 30_000
     session_timeout_ms: Annotated[PositiveInt, Field(description="silence after which Kafka replaces a worker")] = (
         10_000

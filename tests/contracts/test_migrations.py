@@ -13,8 +13,11 @@ _TABLES = {
     *("session_facts", "room_facts", "server_facts", "events", "progress", "rollups", "meter_tables"),
     *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
     *("reconciliations", "amendments", "audit_holds", "invoices"),
+    *("alerts", "current_alerts", "alert_mutes"),
     *("counter_facts", "discrete_facts", "number_facts"),
     *("counter_usage", "discrete_usage", "rental_usage", "session_usage", "attributed_usage"),
+    *("v_rollups", "v_usage_hourly", "v_usage_daily", "v_projects", "v_invoices", "v_amendments", "v_events", "rules"),
+    *("v_sessions", "v_unbilled_sessions", "v_open_sessions", "v_usage_live", "v_attribution"),
 }
 
 
