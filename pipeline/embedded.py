@@ -239,7 +239,7 @@ async def limit_forever(system: System, limits: Limits, page: LimitsPage, clock:
     """Watch limits again and again; while broker or store are away, say so and go on with what is there (R22)."""
     settings = system.settings
     with closing(await asyncio.to_thread(_open, settings)) as store:  # its own: past hours are asked for long
-        watched = LimitStore(store, limits, settings.orphan_after_ms)
+        watched = LimitStore(store, system.meters, limits, settings.orphan_after_ms)
         limiter = Limiter(settings, system.meters, limits, watched, system.producer, system.metrics, clock)
 
         def ask(project: str) -> tuple[int, list[Standing]] | None:
@@ -304,7 +304,7 @@ async def gateway(settings: Settings) -> AsyncIterator[Entrance]:
 @asynccontextmanager
 async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readiness: Readiness) -> AsyncIterator[int]:
     """Serve the gateway's routes; yield their port. Ready, by the condition `gateway`, while it can keep events."""
-    projects = read_projects(settings.projects_file, os.environ)
+    projects = read_projects(settings.projects_file, settings.secrets(os.environ))
     if not projects.names():
         logger.warning("The gateway knows no project and refuses everything: ROOMMETER_PROJECTS_FILE names them")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -328,7 +328,9 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 @asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
-    projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
+    projects = read_projects(
+        settings.projects_file, settings.secrets(os.environ)
+    )  # first: a mistake in it is told at once
     limits = read_limits(settings.limits_file, load_meters(settings))
     page = None if limits is None else LimitsPage()
     watched_limits = () if limits is None else ("limiter", "limiter_progress")

@@ -11,18 +11,21 @@ published in time. The log is also all the memory there is of what was said.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from typing import Final, NamedTuple
 from uuid import uuid4
 
 from pipeline import codec, limit_codec
 from pipeline.clickhouse import StoreUnavailable
-from pipeline.kafka import LogReader, Record, end_offsets, read_topic
+from pipeline.follower import Follower
+from pipeline.kafka import Record, end_offsets
 from pipeline.limit_store import LimitStore
-from pipeline.metering.events import InvalidEvent, check_window
+from pipeline.metering.events import MAX_QUANTITY, InvalidEvent, check_window
 from pipeline.metering.limits import CONCURRENT, THRESHOLDS, Crossing, Limits, Standing, StoryKey, crossings, follows
 from pipeline.metering.limits import period as period_of
-from pipeline.metering.meters import Meters
+from pipeline.metering.meters import Meters, discrete_meters
 from pipeline.metering.rollup import watermark_ms
+from pipeline.metering.session import Facts
 from pipeline.metering.tally import Tally
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND, hour_of
 from pipeline.metering.usage import CellKey
@@ -51,11 +54,15 @@ class _Decided(NamedTuple):
 
 
 class _Past(NamedTuple):
-    """Increments of the hours before `from_ms`, when they were asked for, and when to ask again (monotonic)."""
+    """Increments of the hours before `from_ms`, when they were asked for, and when to ask again (monotonic).
+
+    `older` are reports from before it of usage events that have reported since.
+    """
 
     asked_ms: int
     from_ms: int
     increments: dict[CellKey, int]
+    older: Facts
     next_due_s: float
 
 
@@ -86,12 +93,14 @@ class Limiter:
         metered = [meter for meter in meters.values() if meter.name in named]
         kinds = {name.removeprefix(CONCURRENT) for name in named if name.startswith(CONCURRENT)}
         self._tally = Tally(metered, limits.names(), settings.orphan_after_ms, kinds)
-        self._decisions = LogReader(settings.kafka, self._topics.limit_decisions.name)
-        self._published = LogReader(settings.kafka, self._topics.limits.name)
+        self._recorded = discrete_meters(meters)
+        self._lifecycle = Follower(settings.kafka, self._topics.lifecycle.name)
+        self._decisions = Follower(settings.kafka, self._topics.limit_decisions.name)
+        self._published = Follower(settings.kafka, self._topics.limits.name)
+        self._has_begun = False
         self._said: dict[str, dict[StoryKey, Crossing]] = {}
         self._others: set[StoryKey] = set()
         self._unpublished: dict[str, _Decided] = {}
-        self._offsets: dict[int, int] | None = None
         self._asked: asyncio.Task[_Past] | None = None
         self._asked_ms = 0
         self._ask_due_s = 0.0
@@ -111,9 +120,10 @@ class Limiter:
         """
         await self._read_decisions()  # first: what they were decided on is then in the lifecycle topic to be read
         now_ms = max(self._clock(), self._newest_ms)
-        if self._offsets is None:
-            self._offsets = await self._begin(now_ms)
-        await self._read_events(self._offsets)
+        if not self._has_begun:
+            self._lifecycle.next_offsets = await self._begin(now_ms)
+            self._has_begun = True
+        await self._read_events()
         trouble = await self._ask_store(now_ms)
         await self._settle(now_ms)
         looked_at, proposals = await self._look(now_ms)
@@ -122,7 +132,7 @@ class Limiter:
             await self._producer.send_soon(self._topics.limit_decisions.name, None, payload)
         if proposals:
             await self._producer.flush()
-        self._tally.changed -= looked_at
+        self._tally.changed.difference_update(looked_at)
         if proposals:
             await self._read_decisions()
         published = await self._publish()
@@ -132,9 +142,11 @@ class Limiter:
         return published
 
     async def close(self) -> None:
-        """Wait for the store's answer under way, so that the store can be closed."""
+        """Wait for the store's answer under way, so that the store can be closed; leave the brokers."""
         if self._asked is not None:
             await asyncio.wait({self._asked})
+        for follower in (self._lifecycle, self._decisions, self._published):
+            await follower.close()
 
     def standings(self, project: str) -> list[Standing]:
         """Return how a project's limits stand, from memory; raises RuntimeError before the first evaluation."""
@@ -149,7 +161,8 @@ class Limiter:
                 quantity = self._tally.open_sessions(project, limit.meter.removeprefix(CONCURRENT))
             else:
                 increments = self._tally.increments(project, limit.meter, begin_ms, end_ms)
-                quantity = increments * self._meters[limit.meter].increment
+                # As in the store: what is absurd is shown as the most there is.
+                quantity = min(increments * self._meters[limit.meter].increment, MAX_QUANTITY)
             yield Standing(project, limit, begin_ms, end_ms, quantity)
 
     async def _begin(self, now_ms: int) -> dict[int, int]:
@@ -158,7 +171,7 @@ class Limiter:
         from_ms = max(self._tally.from_ms, _settled_hour_ms(reached_ms))
         self._tally.rebase(from_ms, {})
         since_ms = max(0, min(from_ms, now_ms - self._settings.orphan_after_ms))
-        parts = await asyncio.to_thread(self._store.alive, since_ms)
+        parts = await asyncio.to_thread(self._store.alive, since_ms, from_ms)
         while (facts := await asyncio.to_thread(next, parts, None)) is not None:
             self._tally.join(facts)
             await self._settle(now_ms)
@@ -174,21 +187,20 @@ class Limiter:
         offsets = {partition: next_offset for partition, (next_offset, _) in progress.items()}
         return watermark_ms(ends, progress, now_ms), offsets
 
-    async def _read_events(self, offsets: dict[int, int]) -> None:
-        """Join what came since the last time, up to the ends as they are now; moves the offsets."""
-        count = 0
-        async for record in read_topic(self._settings.kafka, self._topics.lifecycle.name, offsets):
-            self._take(record)
-            offsets[record.partition] = record.offset + 1
-            count += 1
-            if count % _STRETCH == 0:
-                await asyncio.sleep(0)
+    async def _read_events(self) -> None:
+        """Join what came since the last time, up to the ends as they are now."""
+        async with aclosing(self._lifecycle.parts()) as parts:
+            async for records in parts:
+                for first in range(0, len(records), _STRETCH):
+                    for record in records[first : first + _STRETCH]:
+                        self._take(record)
+                    await asyncio.sleep(0)
 
     def _take(self, record: Record) -> None:
         """Join one event as the worker does; what is none is the worker's to bury."""
         settings = self._settings
         try:
-            event = codec.decode_event(record.value, self._meters, settings.max_event_bytes)
+            event = codec.decode_event(record.value, self._recorded, settings.max_event_bytes)
             if event is not None:
                 check_window(event, record.timestamp_ms, settings.correction_window_ms, settings.future_skew_ms)
                 self._tally.observe(event)
@@ -219,7 +231,7 @@ class Limiter:
             else:
                 for facts in found:
                     self._tally.join(facts)
-                self._tally.doubtful -= set(doubtful)
+                self._tally.trust(doubtful)
         return self._trouble
 
     async def _past_hours(self, now_ms: int) -> _Past:
@@ -228,11 +240,13 @@ class Limiter:
         reached_ms, _ = await self._reached(now_ms)
         from_ms = max(self._tally.from_ms, _settled_hour_ms(reached_ms))
         increments = await asyncio.to_thread(self._store.increments, now_ms, from_ms)
+        older = await asyncio.to_thread(self._store.older_reports, from_ms)
         ended_s = time.monotonic()
-        return _Past(now_ms, from_ms, increments, ended_s + max(_REFRESH_S, 9 * (ended_s - started_s)))
+        return _Past(now_ms, from_ms, increments, older, ended_s + max(_REFRESH_S, 9 * (ended_s - started_s)))
 
     def _rebase(self, past: _Past) -> None:
         self._tally.rebase(past.from_ms, past.increments)
+        self._tally.join(past.older)
         self._asked_ms = past.asked_ms
         self._ask_due_s = past.next_due_s
 
@@ -244,7 +258,7 @@ class Limiter:
         """Return the projects looked at, where something has changed or a period begins, and what is to be said."""
         if self.as_of_ms is None or hour_of(self.as_of_ms) != hour_of(now_ms):
             self._forget(now_ms)
-            self._tally.changed |= self._tally.projects() | self._said.keys()
+            self._tally.changed.update(self._tally.projects(), self._said)
         looked_at: set[str] = set()
         found: list[Crossing] = []
         for number, project in enumerate(sorted(self._tally.changed)):

@@ -97,4 +97,6 @@ async def limit_stage(broker: TestBroker, topic_prefix: str, store: Store) -> As
     """An installation of its own, on the shared broker, in the middle of the hour before the last."""
     settings = await declare(broker.bootstrap, topic_prefix, partitions=2)
     async with Producer(settings.kafka) as producer:
-        yield LimitStage(settings, store, producer, hour_of(now_ms()) - 3 * MS_PER_HOUR // 2)
+        stage = LimitStage(settings, store, producer, hour_of(now_ms()) - 3 * MS_PER_HOUR // 2)
+        yield stage
+        await stage.close()
