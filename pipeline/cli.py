@@ -12,6 +12,7 @@ from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_deliver import deliver
 from pipeline.cli_demo_month import demo_month
+from pipeline.cli_erase import erase
 from pipeline.cli_explain import explain
 from pipeline.cli_export import export
 from pipeline.cli_gateway import gateway
@@ -45,6 +46,20 @@ def main() -> None:
 for command in (
     *(up, gateway, worker, emitter, limiter, migrate, demo, demo_month),
     *(produce, replay, simulate, canary, reconcile),
-    *(audit, explain, usage, attribute, sessions, rollups, limits, invoice, export, deliver, amend, dead_letters),
+    *(
+        audit,
+        explain,
+        usage,
+        attribute,
+        sessions,
+        rollups,
+        limits,
+        invoice,
+        export,
+        deliver,
+        amend,
+        erase,
+        dead_letters,
+    ),
 ):
     main.add_command(command)

@@ -74,7 +74,7 @@ def deliver(
     from pipeline.embedded import load_meters, now_ms
 
     settings = settings_with()
-    target = read_target(targets, name, os.environ, load_meters(settings))
+    target = read_target(targets, name, settings.secrets(os.environ), load_meters(settings))
     configure_logging(verbose=verbose)
     is_bounded = once or again is not None
     counts = Counts()

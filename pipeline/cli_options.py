@@ -25,6 +25,7 @@ _EXPECTED: Final = (
     "BrokerUnavailable",
     "UnreadableFile",
     "InvalidMeters",
+    "InvalidSchema",
     "InvalidProjects",
     "InvalidPlans",
     "InvoiceRefused",

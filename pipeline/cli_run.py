@@ -139,20 +139,35 @@ def emitter(store: str | None, *, verbose: bool) -> None:
     run_system(embedded.emitter(settings_with(store=store)), "emitter")
 
 
-@click.command(epilog=examples("roommeter migrate --store http://default:secret@clickhouse:8123"))
+@click.command(
+    epilog=examples(
+        "roommeter migrate --store http://default:secret@clickhouse:8123",
+        "roommeter migrate --access --store http://admin:secret@clickhouse:8123",
+    )
+)
 @store_option
+@click.option(
+    "--access", is_flag=True, help="Also roles, row policies, quotas and profiles, on a server: infra/analysts.md."
+)
 @expected_errors
-def migrate(store: str | None) -> None:
+def migrate(store: str | None, *, access: bool) -> None:
     """Create or update the tables and views in ClickHouse, and the table of meters."""
     from contextlib import closing
 
-    from pipeline.clickhouse import Store
+    from pipeline.access import apply_access
+    from pipeline.clickhouse import Store, StoreError, chdb_directory
     from pipeline.embedded import load_meters
 
     settings = settings_with(store=store)
+    if access and chdb_directory(settings.store):
+        raise StoreError(
+            "--access is for a ClickHouse server: the engine in process has no users, who reaches it reads all"
+        )
     with closing(Store.open(settings.store, settings.database, settings.cluster)) as opened:
         applied = opened.migrate(load_meters(settings), settings.orphan_after_ms)
-    click.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+        click.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+        if access:
+            click.echo(f"roles and policies are up to date ({apply_access(opened)} statements)")
 
 
 @click.command(epilog=examples("roommeter demo", "roommeter demo --sessions 20000 --seed 7"))

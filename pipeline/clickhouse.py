@@ -150,7 +150,7 @@ class Store:
     def __init__(self, client: Client, target: migrations.Target) -> None:
         """Wrap a client that has `target` as its database; use `Store.open`."""
         self._client = client
-        self._target = target
+        self.target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
         known = client.server_settings  # a reader may be allowed to change none
         self._query_settings = {name: _QUERY[name] for name in _QUERY if name in known and not known[name].readonly}
@@ -196,14 +196,14 @@ class Store:
     def apply(self, files: Sequence[migrations.Migration], meters: Meters) -> list[str]:
         """Migrate with migrations other than those that ship."""
         with _translated():
-            self._client.command(migrations.create_versions(self._target))
+            self._client.command(migrations.create_versions(self.target))
             applied = dict(self.query("SELECT version, checksum FROM schema_versions"))
             try:
                 pending = migrations.pending(files, applied)
             except migrations.InvalidSchema as error:
                 raise StoreError(str(error)) from error
             for migration in pending:
-                for statement in migration.statements(self._target):
+                for statement in migration.statements(self.target):
                     self._client.command(statement)
                 self._insert("schema_versions", migrations.applied_row(migration))
             self._sync_meters(meters)

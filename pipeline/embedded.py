@@ -304,7 +304,7 @@ async def gateway(settings: Settings) -> AsyncIterator[Entrance]:
 @asynccontextmanager
 async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readiness: Readiness) -> AsyncIterator[int]:
     """Serve the gateway's routes; yield their port. Ready, by the condition `gateway`, while it can keep events."""
-    projects = read_projects(settings.projects_file, os.environ)
+    projects = read_projects(settings.projects_file, settings.secrets(os.environ))
     if not projects.names():
         logger.warning("The gateway knows no project and refuses everything: ROOMMETER_PROJECTS_FILE names them")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -328,7 +328,9 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 @asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
-    projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
+    projects = read_projects(
+        settings.projects_file, settings.secrets(os.environ)
+    )  # first: a mistake in it is told at once
     limits = read_limits(settings.limits_file, load_meters(settings))
     page = None if limits is None else LimitsPage()
     watched_limits = () if limits is None else ("limiter", "limiter_progress")
