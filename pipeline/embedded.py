@@ -17,10 +17,12 @@ from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
 from pipeline.broker import BrokerUnavailable, EmbeddedBroker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
+from pipeline.desk import Order, open_desk
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.gateway import Gateway, make_border, serving
 from pipeline.http import Readiness, make_app, serve
+from pipeline.invoicing import InvoiceRefused, Invoicing
 from pipeline.janus_memory import JanusMemory
 from pipeline.kafka import KafkaAway, create_topics, end_offsets, extend_topic
 from pipeline.limit_store import LimitStore
@@ -29,6 +31,8 @@ from pipeline.limits_file import InvalidLimits, read_limits
 from pipeline.limits_page import LimitsPage
 from pipeline.metering.limits import Limits, Standing
 from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
+from pipeline.metering.months import Month
+from pipeline.metering.plans_file import parse_plans
 from pipeline.metrics import Metrics
 from pipeline.outbox import Outbox
 from pipeline.producer import Producer
@@ -340,6 +344,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         connected(effective, *conditions, page=page) as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
         working(system) as part,
+        issuing(system),
         asyncio.TaskGroup() as tasks,
     ):
         asked = filter(None, map(projects.by_name, projects.names()))
@@ -352,6 +357,24 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         yield replace(system, gateway_port=gateway_port)
         for task in running:
             task.cancel()
+
+
+@asynccontextmanager
+async def issuing(system: System) -> AsyncIterator[None]:
+    """Issue invoices for commands, which cannot open the store that this process has open."""
+    settings = system.settings
+    directory = chdb_directory(settings.store)
+    assert directory is not None, "`up` has an embedded store"
+    with closing(await asyncio.to_thread(_open, settings)) as store:
+
+        def invoicing(order: Order) -> Invoicing:
+            if order.as_of_ms > now_ms():
+                raise InvoiceRefused("as_of lies ahead: what is issued is what is known")
+            plans = parse_plans(order.plans, system.meters)
+            return Invoicing(store, system.meters, plans, settings, Month.parse(order.month), order.as_of_ms)
+
+        async with open_desk(directory, f"http://{settings.http_host}:{system.port}", invoicing):
+            yield
 
 
 async def audit_own(system: System) -> None:
