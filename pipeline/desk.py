@@ -19,10 +19,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pipeline.clickhouse import StoreError, StoreUnavailable
 from pipeline.invoice_document import encode_invoice
 from pipeline.invoicing import InvoiceRefused, Invoicing
+from pipeline.metering.meters import Meters
 from pipeline.metering.months import Month
 from pipeline.metering.plans import InvalidPlans
+from pipeline.metering.plans_file import parse_plans
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from pipeline.clickhouse import Store
     from pipeline.metering.invoice import Invoice
 
 _log = logging.getLogger(__name__)
@@ -44,6 +48,20 @@ class Order(BaseModel):
     project: str | None
     as_of_ms: int
     plans: str
+
+
+def invoicing_of(
+    store: "Store", meters: Meters, settings: Settings, clock: Callable[[], int]
+) -> Callable[[Order], Invoicing]:
+    """Return what carries out an order in a store; `clock` tells ms since the epoch. It raises as in REFUSALS."""
+
+    def make(order: Order) -> Invoicing:
+        if order.as_of_ms > clock():
+            raise InvoiceRefused("as_of lies ahead: what is issued is what is known")
+        plans = parse_plans(order.plans, meters)
+        return Invoicing(store, meters, plans, settings, Month.parse(order.month), order.as_of_ms)
+
+    return make
 
 
 def desk_path(directory: Path) -> Path:

@@ -17,12 +17,11 @@ from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
 from pipeline.broker import BrokerUnavailable, EmbeddedBroker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
-from pipeline.desk import Order, open_desk
+from pipeline.desk import invoicing_of, open_desk
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.gateway import Gateway, make_border, serving
 from pipeline.http import Readiness, make_app, serve
-from pipeline.invoicing import InvoiceRefused, Invoicing
 from pipeline.janus_memory import JanusMemory
 from pipeline.kafka import KafkaAway, create_topics, end_offsets, extend_topic
 from pipeline.limit_store import LimitStore
@@ -31,8 +30,6 @@ from pipeline.limits_file import InvalidLimits, read_limits
 from pipeline.limits_page import LimitsPage
 from pipeline.metering.limits import Limits, Standing
 from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
-from pipeline.metering.months import Month
-from pipeline.metering.plans_file import parse_plans
 from pipeline.metrics import Metrics
 from pipeline.outbox import Outbox
 from pipeline.producer import Producer
@@ -365,15 +362,9 @@ async def issuing(system: System) -> AsyncIterator[None]:
     settings = system.settings
     directory = chdb_directory(settings.store)
     assert directory is not None, "`up` has an embedded store"
+    queries = f"http://{settings.http_host}:{system.port}"
     with closing(await asyncio.to_thread(_open, settings)) as store:
-
-        def invoicing(order: Order) -> Invoicing:
-            if order.as_of_ms > now_ms():
-                raise InvoiceRefused("as_of lies ahead: what is issued is what is known")
-            plans = parse_plans(order.plans, system.meters)
-            return Invoicing(store, system.meters, plans, settings, Month.parse(order.month), order.as_of_ms)
-
-        async with open_desk(directory, f"http://{settings.http_host}:{system.port}", invoicing):
+        async with open_desk(directory, queries, invoicing_of(store, system.meters, settings, now_ms)):
             yield
 
 
