@@ -31,6 +31,7 @@ _EXPECTED: Final = (
     "InvalidPlans",
     "InvoiceRefused",
     "InvalidLimits",
+    "InvalidRules",
     "SpoolInUse",
     "SpoolUnavailable",
     "MemoryUnavailable",
