@@ -1,5 +1,6 @@
 """Real processes for end-to-end tests: `roommeter worker` and others, as an operator starts them."""
 
+import math
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from pipeline.broker import free_port
 from pipeline.settings import Settings
 
 #: Longer than anything here takes, so that a hang is a failure and not a wait.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 150.0
 
 
 class Process:
@@ -131,9 +132,11 @@ class Process:
             return ""
 
     def metric(self, name: str) -> float:
-        """Return the value of a metric, as Prometheus would read it; 0 where it has none."""
-        lines = (self.get("/metrics") or "").splitlines()
-        return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)), 0.0)
+        """Return the value of a metric, as Prometheus would read it; 0 where it has none, NaN where nobody answers."""
+        page = self.get("/metrics")
+        if page is None:
+            return math.nan
+        return next((float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name)), 0.0)
 
 
 def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_SECONDS) -> None:
@@ -141,4 +144,4 @@ def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_SECON
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
+        time.sleep(0.05)
