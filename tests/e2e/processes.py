@@ -23,11 +23,12 @@ class Process:
     """One `roommeter` command with an HTTP surface, that can be killed and started again on the same port."""
 
     def __init__(self, command: str, settings: Settings, log: Path, program: Sequence[str] = ("pipeline",)) -> None:
-        """Prepare; `settings` become its environment, its HTTP port is fixed here.
+        """Prepare; `settings` become its environment, its ports are fixed here.
 
         `program` is the module to run and its first arguments: another one may wrap the product to break it.
         """
-        self.settings = settings.model_copy(update={"http_port": free_port(), "gateway_port": free_port()})
+        ports = {name: free_port() for name in ("http_port", "gateway_port", "console_port")}
+        self.settings = settings.model_copy(update=ports)
         self._command = command
         self._program = program
         self._log = log
