@@ -8,9 +8,10 @@ All SQL here is constant; every value is a bound parameter.
 import fcntl
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -52,6 +53,7 @@ _INSERT: Final = {"max_partitions_per_insert_block": "0", "optimize_on_insert": 
 #: Planning takes most of a small query's time. This rewriting of comparisons finds nothing in our views, and takes half
 #: of it (measured: 183 ms of CPU for the usage of an empty store with it, 94 ms without).
 _QUERY: Final = {"optimize_and_compare_chain": "0"}
+_NO_BOUNDS: Final[Mapping[str, str]] = MappingProxyType({})
 #: Offsets are committed after a write: with replicas, a majority has to have it by then.
 _MAJORITY: Final = {"insert_quorum": "auto"}
 
@@ -147,17 +149,22 @@ class StoreUnavailable(StoreError):
 class Store:
     """A connection to ClickHouse. Every method raises StoreUnavailable or StoreError."""
 
-    def __init__(self, client: Client, target: migrations.Target) -> None:
+    def __init__(self, client: Client, target: migrations.Target, bounds: Mapping[str, str] = _NO_BOUNDS) -> None:
         """Wrap a client that has `target` as its database; use `Store.open`."""
         self._client = client
         self.target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
         known = client.server_settings  # a reader may be allowed to change none
-        self._query_settings = {name: _QUERY[name] for name in _QUERY if name in known and not known[name].readonly}
+        asked = {**_QUERY, **bounds}
+        self._query_settings = {name: asked[name] for name in asked if name in known and not known[name].readonly}
 
     @classmethod
-    def open(cls, dsn: str, database: str = "roommeter", cluster: str = "") -> Self:
+    def open(
+        cls, dsn: str, database: str = "roommeter", cluster: str = "", bounds: Mapping[str, str] = _NO_BOUNDS
+    ) -> Self:
         """Connect, and create the database if it is missing.
+
+        `bounds` are ClickHouse's settings that limit every query, where this user may set them.
 
         `dsn` is `http(s)://user:password@host:port`, or for the engine in this process `chdb:///directory`, an
         absolute path, or `chdb:directory` below the current one. The directory is created. One process at a
@@ -173,7 +180,7 @@ class Store:
             if not found.result_rows:
                 client.command(migrations.create_database(target))
             client.database = database
-        return cls(client, target)
+        return cls(client, target, bounds)
 
     def close(self) -> None:
         """Close the connection; the last store of a process frees the engine's directory."""

@@ -18,6 +18,7 @@ from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
 from pipeline.broker import embedded_broker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
+from pipeline.console.serving import console, own_health
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.gateway import Gateway, make_border, serving
@@ -77,6 +78,7 @@ class System:
     readiness: Readiness
     port: int
     gateway_port: int | None = None
+    console_port: int | None = None
 
 
 @asynccontextmanager
@@ -338,6 +340,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         embedded_broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
+        console(effective, system.meters, projects, now_ms, own_health(system.metrics), page) as console_port,
         working(system) as part,
         asyncio.TaskGroup() as tasks,
     ):
@@ -349,7 +352,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
             *(() if limits is None or page is None else (limit_forever(system, limits, page),)),
         )
         running = [tasks.create_task(task) for task in watched]
-        yield replace(system, gateway_port=gateway_port)
+        yield replace(system, gateway_port=gateway_port, console_port=console_port)
         for task in running:
             task.cancel()
 
