@@ -142,6 +142,10 @@ class StoreError(RuntimeError):
     """The store refused; the message says what to do. Trying again does not help."""
 
 
+class StoreInUse(StoreError):
+    """Another process has the embedded store open."""
+
+
 class StoreUnavailable(StoreError):
     """The store cannot be reached, or cannot keep up, for now: wait and try again (R22)."""
 
@@ -345,7 +349,7 @@ def _connect(dsn: str) -> Client:
             raise StoreError(f"{dsn}: this process has another directory open, and the engine allows one") from error
         if _is_locked(path / "status"):
             advice = "query the running `roommeter up` at http://127.0.0.1:8130 instead"
-            raise StoreError(f"{dsn}: another process has it open; {advice}") from error
+            raise StoreInUse(f"{dsn}: another process has it open; {advice}") from error
         raise
 
 

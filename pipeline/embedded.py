@@ -19,6 +19,7 @@ from pipeline.audit_store import AuditStore
 from pipeline.broker import embedded_broker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.console.serving import console, own_health
+from pipeline.desk import invoicing_of, open_desk
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.gateway import Gateway, make_border, serving
@@ -342,6 +343,7 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
         console(effective, system.meters, projects, now_ms, own_health(system.metrics), page) as console_port,
         working(system) as part,
+        issuing(system),
         asyncio.TaskGroup() as tasks,
     ):
         asked = filter(None, map(projects.by_name, projects.names()))
@@ -355,6 +357,18 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         yield replace(system, gateway_port=gateway_port, console_port=console_port)
         for task in running:
             task.cancel()
+
+
+@asynccontextmanager
+async def issuing(system: System) -> AsyncIterator[None]:
+    """Issue invoices for commands, which cannot open the store that this process has open."""
+    settings = system.settings
+    directory = chdb_directory(settings.store)
+    assert directory is not None, "`up` has an embedded store"
+    queries = f"http://{settings.http_host}:{system.port}"
+    with closing(await asyncio.to_thread(_open, settings)) as store:
+        async with open_desk(directory, queries, invoicing_of(store, system.meters, settings, now_ms)):
+            yield
 
 
 async def audit_own(system: System) -> None:
