@@ -37,6 +37,7 @@ from pipeline.rows import (
     rollup_table,
     timestamp,
 )
+from pipeline.work import Work
 
 #: ClickHouse's numbers for what passes by itself or with an operator's help: time-outs, network, memory, disk,
 #: too many parts or queries, replicas or keeper away, shutting down. All else is wrong for good.
@@ -202,7 +203,7 @@ class Store:
             self._sync_meters(meters)
         return [migration.version for migration in pending]
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch | Work) -> None:
         """Store facts, then events, then how far each partition has been processed.
 
         Returns when all of it is stored. After an error any part of it may be; writing it again is harmless.

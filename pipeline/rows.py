@@ -25,6 +25,11 @@ EventRow = tuple[str, int, int, int, str, Event | None, bytes]
 
 _TIME: Final = pa.timestamp("ms", "UTC")
 _QUANTITY: Final = pa.decimal128(38, 9)
+#: The tables of a batch, in the order in which to insert them: progress comes last, it vouches for what is before it.
+TABLES: Final = (
+    *("counter_facts", "discrete_facts", "number_facts"),
+    *("session_facts", "room_facts", "server_facts", "amendments", "events", "progress"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,7 @@ class Batch:
     quantities: Quantities = field(default_factory=Quantities)
 
     def tables(self) -> list[tuple[str, pa.Table]]:
-        """Return the tables to insert into, with their rows, in the order in which to insert them.
-
-        Progress comes last: it vouches for everything before it.
-        """
+        """Return the tables to insert into, with their rows, in the order of TABLES."""
         columns: list[tuple[str, Callable[[Any], dict[str, pa.Array]], Sequence[Any]]] = [
             ("session_facts", _session_columns, self.sessions),
             ("room_facts", _room_columns, self.rooms),

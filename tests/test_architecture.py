@@ -29,6 +29,7 @@ _IMPORTERS: Final = {
     "aiokafka": ("pipeline.kafka", "pipeline.producer"),
     "clickhouse_connect": ("pipeline.clickhouse",),
     "chdb": ("pipeline.endpoint",),
+    "msgspec": ("pipeline.plain",),
     "reportlab": ("pipeline.invoice_pdf",),
     "noida_db": ("pipeline.broker",),
     "sqlite3": ("pipeline.spool", "pipeline.janus_memory"),

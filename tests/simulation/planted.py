@@ -7,6 +7,7 @@ for the most part a subclass that leaves out or reorders one step.
 import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from pipeline.reconcile import ListedRoom, Pass, Run
 from pipeline.reconciler import Reconciler
 from pipeline.rows import Batch
 from pipeline.tracker import ACCEPTED, IGNORED, Changes, DeadLetter, Record, Tracker
+from pipeline.work import Work, work_out
 from tests.metering.builders import METERS
 from tests.simulation.actors import SimulatedWorker, WorkerProcess
 from tests.simulation.run import Parts
@@ -36,14 +38,13 @@ class _AcksFirst(SimulatedWorker):
     async def track(self, stream: Any) -> None:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
-                changes = self.tracker.apply(record for batch in batches for record in batch.records)
-            await self._write(changes)
+                work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
+            await self._write(work)
 
-    async def _write(self, changes: Changes) -> None:
-        rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities)
-        await self._when_available(partial(self._store.write, rows))
-        await self._bury(changes.dead_letters)
-        await self.app.changelog(self._table, changes.changelog)
+    async def _write(self, work: Work) -> None:
+        await self._when_available(partial(self._store.write, work))
+        await self._bury(work.dead_letters)
+        await self.app.changelog(self._table, work.changelog)
 
 
 class _AcksOnException(_AcksFirst):
@@ -52,9 +53,9 @@ class _AcksOnException(_AcksFirst):
     async def track(self, stream: Any) -> None:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
-                changes = self.tracker.apply(record for batch in batches for record in batch.records)
+                work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
                 try:
-                    await self._write(changes)
+                    await self._write(work)
                 except StoreError:
                     continue
 
@@ -63,14 +64,9 @@ class _AcksBeforeDeadLetters(_AcksFirst):
     async def track(self, stream: Any) -> None:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
-                changes = self.tracker.apply(record for batch in batches for record in batch.records)
-                await self._when_available(
-                    partial(
-                        self._store.write,
-                        Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities),
-                    )
-                )
-            await self._bury(changes.dead_letters)
+                work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
+                await self._when_available(partial(self._store.write, work))
+            await self._bury(work.dead_letters)
 
 
 class _SwallowsInsertErrors(SimulatedWorker):
@@ -148,7 +144,7 @@ class _BuriesNothing(SimulatedWorker):
 
 
 class _ProgressFirst(SimulatedStore):
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch | Work) -> None:
         for name, table in reversed(batch.tables()):
             self.insert(name, table)
 
