@@ -86,6 +86,23 @@ class UsageQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeQuery:
+    """What was ingested at or after `since_ms`, by the store's clock, or is different as of a later moment."""
+
+    since_ms: int
+    after_ms: int
+    until_ms: int
+    orphan_after_ms: int = ORPHAN_AFTER_MS
+
+
+class Changes(NamedTuple):
+    """From when on usage may have changed, in ms: NEVER_MS where nothing did; and the store's clock at the question."""
+
+    earliest_ms: int
+    store_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionQuery:
     """Sessions as of a moment, last seen first; `active_since_ms` leaves out what had no usage since, 0 nothing."""
 

@@ -6,6 +6,7 @@ for the most part a subclass that leaves out or reorders one step.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar, cast
@@ -17,12 +18,13 @@ from pipeline.clickhouse import StoreError, StoreUnavailable
 from pipeline.emitter import Emission, Emitter
 from pipeline.livekit_api import ApiAway, ApiRefused
 from pipeline.metering.rollup import Rollup, watermark_ms
-from pipeline.metering.session import Room, Session
+from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.usage import CellKey
 from pipeline.reconcile import ListedRoom, Pass, Run
 from pipeline.reconciler import Reconciler
-from pipeline.rows import Batch
-from pipeline.tracker import ACCEPTED, IGNORED, Changes, DeadLetter, Record, Tracker
+from pipeline.rows import Batch, ChangeQuery, Changes
+from pipeline.tracker import ACCEPTED, IGNORED, DeadLetter, Record, Tracker
+from pipeline.tracker import Changes as Tracked
 from pipeline.work import Work, work_out
 from tests.metering.builders import METERS
 from tests.simulation.actors import SimulatedWorker, WorkerProcess
@@ -91,19 +93,19 @@ class _CommitsWhatItRead(SimulatedWorker):
 class _BrokenTracker(Tracker):
     turn = 0
 
-    def apply(self, records: Iterable[Record]) -> Changes:
+    def apply(self, records: Iterable[Record]) -> Tracked:
         changes = super().apply(records)
         self.spoil(changes)
         return changes
 
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         raise NotImplementedError
 
 
 class _SkipsOne(_BrokenTracker):
     """The row of one session in so many is left out; the memory has it."""
 
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         kept = []
         for row in changes.sessions:
             self.turn += 1
@@ -113,20 +115,20 @@ class _SkipsOne(_BrokenTracker):
 
 
 class _DropsWhenFull(_BrokenTracker):
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         known = [key for facts in self.partitions.values() for key in facts.rooms][:_TABLE_SIZE]
         changes.sessions[:] = [row for row in changes.sessions if row[:2] in known]
 
 
 class _DoesNotCountDeadLetters(_BrokenTracker):
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         changes.events[:] = [raw for raw in changes.events if raw.disposition in (ACCEPTED, IGNORED)]
 
 
 class _ForgetsRoomEnds(_BrokenTracker):
     """Rooms are written by the worker that read their sessions' events last: one in two is left to another."""
 
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         self.turn += 1
         if self.turn % 2:
             changes.rooms.clear()
@@ -243,6 +245,24 @@ class _ForgetsHowFarItWas(Emitter):
         return await super().run_once()
 
 
+class _SeesNoSilence(SimulatedStore):
+    """The incremental emitter forgets that time alone presumes ends."""
+
+    def changes(self, query: ChangeQuery) -> Changes:
+        return super().changes(replace(query, after_ms=query.until_ms))
+
+
+class _SeesEventsAlone(SimulatedStore):
+    """The incremental emitter forgets that an event changes hours long before its own."""
+
+    def changes(self, query: ChangeQuery) -> Changes:
+        everything, self._database.facts = self._database.facts, Facts()
+        try:
+            return super().changes(query)
+        finally:
+            self._database.facts = everything
+
+
 class _BelievesErrors(Reconciler):
     """No answer is taken for an empty one."""
 
@@ -294,6 +314,8 @@ BUGS: Final[dict[str, Parts]] = {
     "trusts its clock alone": Parts(emitter=_TrustsItsClock),
     "asks for the time after the ends": Parts(emitter=_AsksForTheTimeLast),
     "forgets how far it was": Parts(emitter=_ForgetsHowFarItWas),
+    "forgets presumed ends": Parts(store=_SeesNoSilence),
+    "forgets hours before an event": Parts(store=_SeesEventsAlone),
     "takes an error for an empty list": Parts(reconciler=_BelievesErrors),
     "believes one answer": Parts(reconciler=_BelievesOneAnswer),
 }
