@@ -58,8 +58,12 @@ format: setup ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: ## renew requirements.lock (needs uv)
-	uv pip compile --universal --generate-hashes --extra dev --no-emit-index-url --no-annotate --no-header --quiet pyproject.toml -o requirements.lock
+LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+
+lock: ## renew requirements.lock, and its parts for the image (needs uv)
+	$(LOCK) --extra dev pyproject.toml -o requirements.lock
+	$(LOCK) --constraint requirements.lock pyproject.toml -o infra/locks/run.txt
+	echo hatchling | $(LOCK) --constraint requirements.lock - -o infra/locks/build.txt
 
 clean: ## remove what was built, and the data of `make run`
 	rm -rf .venv data dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

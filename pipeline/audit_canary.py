@@ -1,7 +1,7 @@
 """The canary (C11): a project whose sessions are simulated, so that the right answer to each is known. Pure.
 
-The ids of simulated sessions name the seed and the start of their world. Whoever sends `canary_scenario(start)`, every
-hour, say, has its answers checked to the millisecond, from the first hop to the bill.
+The ids of simulated sessions name the seed and the start of their world. Whoever sends one (`roommeter canary`)
+has its answers checked to the millisecond, from Kafka to the bill.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,6 +32,11 @@ def canary_scenario(start_ms: int) -> Scenario:
         abort=0.1,
         lost_connect=0.1,
     )
+
+
+def finished_scenario(now_ms: int) -> Scenario:
+    """Return a world that is over, to be sent all at once: its last call takes half an hour."""
+    return canary_scenario((now_ms - MS_PER_HOUR) // MS_PER_SECOND * MS_PER_SECOND)
 
 
 def canary_answers(sessions: Iterable[str], now_ms: int) -> list[TrueSession]:

@@ -81,7 +81,8 @@ FROM (SELECT project, room, row_number() OVER (ORDER BY project, room) AS number
 WHERE number % {every:UInt64} = 0
 GROUP BY project, room ORDER BY project, room
 """
-_IN_RANGE: Final = """
+#: Rooms of a range in which something happened since a moment; the parameters are those of `in_range`.
+IN_RANGE: Final = """
     ({project:String} = '' OR project = {project:String})
     AND project >= {from_project:String} AND (project, room) >= ({from_project:String}, {from_room:String})
     AND ({is_last:Bool} OR project <= {to_project:String})
@@ -91,7 +92,8 @@ _IN_RANGE: Final = """
         UNION ALL SELECT project, room FROM room_facts
         WHERE arrayMax(ends) >= {latest:DateTime64(3, 'UTC')} OR started_at >= {latest:DateTime64(3, 'UTC')}))
 """
-_NAMED: Final = "(project, room) IN (SELECT arrayJoin(arrayZip({projects:Array(String)}, {rooms:Array(String)})))"
+#: Rooms by name; the parameters are those of `named`.
+NAMED: Final = "(project, room) IN (SELECT arrayJoin(arrayZip({projects:Array(String)}, {rooms:Array(String)})))"
 _SESSION_FACTS: Final = """
 SELECT
     project, room, session, max(kind), max(number), max(agent), max(identity), max(region),
@@ -111,12 +113,12 @@ SELECT
 FROM amendments WHERE"""
 _BY_SESSION: Final = "GROUP BY project, room, session"
 _BY_ROOM: Final = "GROUP BY project, room"
-_SESSIONS_IN_RANGE: Final = f"{_SESSION_FACTS} {_IN_RANGE} {_BY_SESSION}"
-_ROOMS_IN_RANGE: Final = f"{_ROOM_FACTS} {_IN_RANGE} {_BY_ROOM}"
-_AMENDED_IN_RANGE: Final = f"{_AMENDMENTS} {_IN_RANGE}"
-_SESSIONS_NAMED: Final = f"{_SESSION_FACTS} {_NAMED} {_BY_SESSION}"
-_ROOMS_NAMED: Final = f"{_ROOM_FACTS} {_NAMED} {_BY_ROOM}"
-_AMENDED_NAMED: Final = f"{_AMENDMENTS} {_NAMED}"
+_SESSIONS_IN_RANGE: Final = f"{_SESSION_FACTS} {IN_RANGE} {_BY_SESSION}"
+_ROOMS_IN_RANGE: Final = f"{_ROOM_FACTS} {IN_RANGE} {_BY_ROOM}"
+_AMENDED_IN_RANGE: Final = f"{_AMENDMENTS} {IN_RANGE}"
+_SESSIONS_NAMED: Final = f"{_SESSION_FACTS} {NAMED} {_BY_SESSION}"
+_ROOMS_NAMED: Final = f"{_ROOM_FACTS} {NAMED} {_BY_ROOM}"
+_AMENDED_NAMED: Final = f"{_AMENDMENTS} {NAMED}"
 _HELD: Final = """
 SELECT project, toUnixTimestamp64Milli(hour)
 FROM audit_holds GROUP BY project, hour HAVING argMax(is_held, decided_at)
@@ -183,7 +185,7 @@ class AuditStore:
 
     def events_of(self, rooms: Sequence[RoomKey], from_ms: int = 0) -> list[KeptEvent]:
         """Return the accepted events of at most MOST_ROOMS rooms, once each, by the broker's time."""
-        rows = self._store.query(_EVENTS_OF_ROOMS, **_named(rooms), **{"from": timestamp(from_ms)})
+        rows = self._store.query(_EVENTS_OF_ROOMS, **named(rooms), **{"from": timestamp(from_ms)})
         return [KeptEvent(*row) for row in rows]
 
     def restart_events(self) -> list[KeptEvent]:
@@ -205,19 +207,12 @@ class AuditStore:
 
     def facts_in(self, part: Range, latest_ms: int, project: str) -> Facts:
         """Return what is stored of the rooms of a range in which something happened since a moment; 0 for all."""
-        last = part.after or ("", "")
-        asked = {
-            **dict(zip(("from_project", "from_room"), part.first, strict=True)),
-            **dict(zip(("to_project", "to_room"), last, strict=True)),
-            "is_last": part.after is None,
-            "latest": timestamp(latest_ms),
-            "project": project,
-        }
+        asked = in_range(part, latest_ms, project)
         return self._facts(_SESSIONS_IN_RANGE, _ROOMS_IN_RANGE, _AMENDED_IN_RANGE, asked)
 
     def facts_of(self, rooms: Sequence[RoomKey]) -> Facts:
         """Return what is stored of at most MOST_ROOMS rooms."""
-        return self._facts(_SESSIONS_NAMED, _ROOMS_NAMED, _AMENDED_NAMED, _named(rooms))
+        return self._facts(_SESSIONS_NAMED, _ROOMS_NAMED, _AMENDED_NAMED, named(rooms))
 
     def _facts(self, sessions: str, rooms: str, amended: str, asked: dict[str, Any]) -> Facts:
         facts = Facts()
@@ -255,7 +250,19 @@ def timestamp(time_ms: int) -> str:
     return format_time(min(max(time_ms, NOT_SEEN_MS), NEVER_MS)).replace("T", " ").removesuffix("Z")
 
 
-def _named(rooms: Sequence[RoomKey]) -> dict[str, list[str]]:
+def in_range(part: Range, latest_ms: int, project: str) -> dict[str, Any]:
+    """Return the parameters of IN_RANGE; 0 and '' are every moment and every project."""
+    return {
+        **dict(zip(("from_project", "from_room"), part.first, strict=True)),
+        **dict(zip(("to_project", "to_room"), part.after or ("", ""), strict=True)),
+        "is_last": part.after is None,
+        "latest": timestamp(latest_ms),
+        "project": project,
+    }
+
+
+def named(rooms: Sequence[RoomKey]) -> dict[str, list[str]]:
+    """Return the parameters of NAMED, for at most MOST_ROOMS rooms."""
     assert len(rooms) <= MOST_ROOMS, "the caller asks in parts"
     return {"projects": [project for project, _ in rooms], "rooms": [room for _, room in rooms]}
 

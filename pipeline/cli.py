@@ -5,12 +5,15 @@ from importlib.metadata import version
 
 import click
 
+from pipeline.cli_alerts import alerter, alerts
 from pipeline.cli_amend import amend
 from pipeline.cli_audit import audit
+from pipeline.cli_canary import canary
 from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_deliver import deliver
 from pipeline.cli_demo_month import demo_month
+from pipeline.cli_erase import erase
 from pipeline.cli_explain import explain
 from pipeline.cli_export import export
 from pipeline.cli_gateway import gateway
@@ -42,8 +45,8 @@ def main() -> None:
 
 
 for command in (
-    *(up, gateway, worker, emitter, limiter, migrate, demo, demo_month),
-    *(produce, replay, simulate, reconcile),
-    *(audit, explain, usage, attribute, sessions, rollups, limits, invoice, export, deliver, amend, dead_letters),
+    *(up, gateway, worker, emitter, limiter, alerter, migrate, demo, demo_month),
+    *(produce, replay, simulate, canary, reconcile, amend, erase, dead_letters),
+    *(audit, explain, usage, attribute, sessions, rollups, limits, alerts, invoice, export, deliver),
 ):
     main.add_command(command)

@@ -111,7 +111,7 @@ def replay(files: tuple[Path, ...], store: str | None, file_format: Any, project
     meters = load_meters(settings)
     counts: Counter[str] = Counter()
     with closing(Store.open(settings.store, settings.database, settings.cluster)) as opened:
-        opened.migrate(meters)
+        opened.migrate(meters, settings.orphan_after_ms)
         with progress("replaying", None) as step:
             for path in files:
                 payloads = read_events(path, file_format, project)

@@ -254,6 +254,7 @@ def _judge(settings: "Settings") -> "Judge":
     from pipeline.topics import topics
 
     names, meters = topics(settings), load_meters(settings)
+    projects = read_projects(settings.projects_file, settings.secrets(os.environ))
     return Judge(
         lifecycle=names.lifecycle.name,
         dead_letters=names.dead_letters.name,
@@ -261,7 +262,7 @@ def _judge(settings: "Settings") -> "Judge":
         max_event_bytes=settings.max_event_bytes,
         correction_window_ms=settings.correction_window_ms,
         future_skew_ms=settings.future_skew_ms,
-        revive=revive_with(make_border(settings, meters), read_projects(settings.projects_file, os.environ)),
+        revive=revive_with(make_border(settings, meters), projects),
     )
 
 

@@ -12,7 +12,9 @@ from pipeline.cli_options import examples, expected_errors, settings_with
 from pipeline.cli_run import configure_logging, run_async, stopped
 
 if TYPE_CHECKING:
+    from pipeline.deliverer import Counts
     from pipeline.kafka import Begin
+    from pipeline.settings import Settings
 
 #: With --once: attempts at one rollup, some 30 s in all.
 _ATTEMPTS: Final = 5
@@ -46,9 +48,23 @@ _ATTEMPTS: Final = 5
     type=click.Choice(["refused", "doubtful"]),
     help="Deliver what this target refused, or what may have arrived already; then stop.",
 )
+@click.option(
+    "--http-port",
+    type=click.IntRange(0, 65535),
+    help="Serve health, readiness and metrics at this port of ROOMMETER_HTTP_HOST.  [default: not at all]",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log more, the libraries too.")
 @expected_errors
-def deliver(name: str, targets: Path, begin: "Begin | None", *, once: bool, again: str | None, verbose: bool) -> None:
+def deliver(
+    name: str,
+    targets: Path,
+    begin: "Begin | None",
+    *,
+    once: bool,
+    again: str | None,
+    http_port: int | None,
+    verbose: bool,
+) -> None:
     """Deliver the rollups of the topic usage.rollups to a billing system, each at least once, under its id.
 
     What the target refuses is kept on the topic usage.rollups.refused, with the reason, and stops nothing.
@@ -58,13 +74,14 @@ def deliver(name: str, targets: Path, begin: "Begin | None", *, once: bool, agai
     from pipeline.embedded import load_meters, now_ms
 
     settings = settings_with()
-    target = read_target(targets, name, os.environ, load_meters(settings))
+    target = read_target(targets, name, settings.secrets(os.environ), load_meters(settings))
     configure_logging(verbose=verbose)
     is_bounded = once or again is not None
     counts = Counts()
     try:
         rules = Rules(attempts=_ATTEMPTS if is_bounded else None)
-        run_async(_unless_stopped(deliver_rollups(settings, target, now_ms, counts, rules, begin, again)))
+        work = deliver_rollups(settings, target, now_ms, counts, rules, begin, again)
+        run_async(_unless_stopped(work if http_port is None else _seen(work, settings, http_port, name, counts)))
     finally:
         click.echo(
             f"delivered {counts.delivered}, nothing to bill in {counts.passed_over}, "
@@ -72,6 +89,25 @@ def deliver(name: str, targets: Path, begin: "Begin | None", *, once: bool, agai
         )
     if counts.refused or counts.doubtful:
         raise click.ClickException("some were not delivered: they are kept on usage.rollups.refused, with the reason")
+
+
+async def _seen(
+    work: Coroutine[None, None, None], settings: "Settings", port: int, target: str, counts: "Counts"
+) -> None:
+    """Work while health, readiness and metrics are served; not ready while nothing is delivered though rollups wait."""
+    from pipeline.deliverer import group_of
+    from pipeline.http import Readiness, make_app, serve
+    from pipeline.watch import delivery_probe, watch_forever
+
+    condition = "delivery_progress"
+    readiness = Readiness(counts.metrics, condition)
+    probe = delivery_probe(settings, counts.metrics, target, group_of(settings, target))
+    async with serve(make_app(readiness, counts.metrics), settings.http_host, port):
+        watching = asyncio.create_task(watch_forever(readiness, condition, frozenset(), probe, settings.stall_after_ms))
+        try:
+            await work
+        finally:
+            watching.cancel()
 
 
 async def _unless_stopped(work: Coroutine[None, None, None]) -> None:

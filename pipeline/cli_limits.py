@@ -8,7 +8,7 @@ import click
 from pipeline.cli_options import TIME, examples, expected_errors, settings_with, store_option
 from pipeline.cli_output import print_json, print_table
 from pipeline.cli_query import open_store
-from pipeline.cli_run import configure_logging, run_system, verbose_option
+from pipeline.cli_run import ANSWERS, configure_logging, run_system, verbose_option
 
 if TYPE_CHECKING:
     from pipeline.metering.limits import Limits, Standing
@@ -47,7 +47,7 @@ def limiter(store: str | None, limits_file: str | None, *, verbose: bool) -> Non
     from pipeline import embedded
 
     configure_logging(verbose=verbose)
-    run_system(embedded.limiter(settings_with(store=store, limits_file=limits_file)), "limiter")
+    run_system(embedded.limiter(settings_with(store=store, limits_file=limits_file)), "limiter", ANSWERS)
 
 
 @click.command(
@@ -71,7 +71,7 @@ def limits(store: str | None, limits_file: str | None, project: str | None, as_o
     settings = settings_with(store=store, limits_file=limits_file)
     meters, watched = _read(settings)
     with closing(open_store(store)) as opened:
-        standings = LimitStore(opened, watched, settings.orphan_after_ms).standings(meters, as_of_ms, project)
+        standings = LimitStore(opened, meters, watched, settings.orphan_after_ms).standings(as_of_ms, project)
     if as_json:
         for standing in standings:
             print_json({"project": standing.project, **standing_document(standing)})

@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 _Part = TypeVar("_Part")
 
 
-def run_async(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on the quick event loop, with collections of garbage kept rare."""
+#: Most objects of a worker are facts that stay, and a batch in hand is some hundred thousand that will soon be freed
+#: by themselves: looking for cycles among them would cost a seventh of the CPU.
+_BATCHES: Final = (400_000, 50, 100)
+#: Whoever answers within milliseconds looks at few objects at once, a millisecond's worth, and at old ones hardly ever.
+ANSWERS: Final = (10_000, 2_000, 10)
+
+
+def run_async(main: Coroutine[Any, Any, None], collections: tuple[int, int, int] = _BATCHES) -> None:
+    """Run a coroutine on the quick event loop, with collections of garbage as rare as the thresholds say."""
     import gc
 
     import uvloop
 
-    # Most objects here are facts that stay, and a batch in hand is some hundred thousand that will soon be freed
-    # by themselves: looking for cycles among them would cost a seventh of the CPU.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(400_000, 50, 100)
+    gc.set_threshold(*collections)
     uvloop.run(main)
 
 
@@ -71,7 +76,9 @@ async def until_stopped(running: "AbstractAsyncContextManager[_Part]", tell: Cal
         raise first from errors
 
 
-def run_system(running: "AbstractAsyncContextManager[System]", name: str) -> None:
+def run_system(
+    running: "AbstractAsyncContextManager[System]", name: str, collections: tuple[int, int, int] = _BATCHES
+) -> None:
     """Run parts until somebody stops them, telling first where they are."""
 
     def tell(system: "System") -> None:
@@ -82,7 +89,7 @@ def run_system(running: "AbstractAsyncContextManager[System]", name: str) -> Non
             click.echo(f"  media servers post to {gateway}/webhooks/livekit, /webhooks/janus, /v1/events", err=True)
         click.echo(f"  Kafka at {system.settings.kafka}", err=True)
 
-    run_async(until_stopped(running, tell))
+    run_async(until_stopped(running, tell), collections)
 
 
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Log more, the libraries too.")
@@ -132,20 +139,35 @@ def emitter(store: str | None, *, verbose: bool) -> None:
     run_system(embedded.emitter(settings_with(store=store)), "emitter")
 
 
-@click.command(epilog=examples("roommeter migrate --store http://default:secret@clickhouse:8123"))
+@click.command(
+    epilog=examples(
+        "roommeter migrate --store http://default:secret@clickhouse:8123",
+        "roommeter migrate --access --store http://admin:secret@clickhouse:8123",
+    )
+)
 @store_option
+@click.option(
+    "--access", is_flag=True, help="Also roles, row policies, quotas and profiles, on a server: infra/analysts.md."
+)
 @expected_errors
-def migrate(store: str | None) -> None:
+def migrate(store: str | None, *, access: bool) -> None:
     """Create or update the tables and views in ClickHouse, and the table of meters."""
     from contextlib import closing
 
-    from pipeline.clickhouse import Store
+    from pipeline.access import apply_access
+    from pipeline.clickhouse import Store, StoreError, chdb_directory
     from pipeline.embedded import load_meters
 
     settings = settings_with(store=store)
+    if access and chdb_directory(settings.store):
+        raise StoreError(
+            "--access is for a ClickHouse server: the engine in process has no users, who reaches it reads all"
+        )
     with closing(Store.open(settings.store, settings.database, settings.cluster)) as opened:
-        applied = opened.migrate(load_meters(settings))
-    click.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+        applied = opened.migrate(load_meters(settings), settings.orphan_after_ms)
+        click.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+        if access:
+            click.echo(f"roles and policies are up to date ({apply_access(opened)} statements)")
 
 
 @click.command(epilog=examples("roommeter demo", "roommeter demo --sessions 20000 --seed 7"))

@@ -37,6 +37,7 @@ from pipeline.rows import (
     UsageQuery,
     meter_table,
     rollup_table,
+    rules_table,
     timestamp,
 )
 from pipeline.work import Work
@@ -158,7 +159,7 @@ class Store:
     def __init__(self, client: Client, target: migrations.Target) -> None:
         """Wrap a client that has `target` as its database; use `Store.open`."""
         self._client = client
-        self._target = target
+        self.target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
         known = client.server_settings  # a reader may be allowed to change none
         self._query_settings = {name: _QUERY[name] for name in _QUERY if name in known and not known[name].readonly}
@@ -187,25 +188,31 @@ class Store:
         """Close the connection; the last store of a process frees the engine's directory."""
         self._client.close()
 
-    def migrate(self, meters: Meters) -> list[str]:
+    def migrate(self, meters: Meters, orphan_after_ms: int | None = None) -> list[str]:
         """Bring the schema up to date and make `meters` the table of meters in force; return the versions applied.
+
+        `orphan_after_ms`, if given, is what views go by from now on (R9).
 
         Applying twice, or by two processes at once, changes nothing more. Raises StoreError when a file
         has changed since it was applied.
         """
-        return self.apply(migrations.shipped_migrations(), meters)
+        applied = self.apply(migrations.shipped_migrations(), meters)
+        in_force = self.query("SELECT argMax(orphan_after_ms, since) FROM rules")
+        if orphan_after_ms not in (None, in_force[0][0]):
+            self.insert("rules", rules_table(orphan_after_ms, time.time_ns() // 1_000_000))
+        return applied
 
     def apply(self, files: Sequence[migrations.Migration], meters: Meters) -> list[str]:
         """Migrate with migrations other than those that ship."""
         with _translated():
-            self._client.command(migrations.create_versions(self._target))
+            self._client.command(migrations.create_versions(self.target))
             applied = dict(self.query("SELECT version, checksum FROM schema_versions"))
             try:
                 pending = migrations.pending(files, applied)
             except migrations.InvalidSchema as error:
                 raise StoreError(str(error)) from error
             for migration in pending:
-                for statement in migration.statements(self._target):
+                for statement in migration.statements(self.target):
                     self._client.command(statement)
                 self._insert("schema_versions", migrations.applied_row(migration))
             self._sync_meters(meters)

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from pipeline.alerts.loop import Watch, alert_forever, read_watch
 from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
-from pipeline.broker import BrokerUnavailable, EmbeddedBroker
+from pipeline.broker import embedded_broker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
@@ -38,6 +39,7 @@ from pipeline.reconciler import reconciling, to_kafka
 from pipeline.resources import schemas
 from pipeline.settings import Settings
 from pipeline.topics import topics
+from pipeline.watch import Probe, emitter_probe, limiter_probe, watch_forever, worker_probe
 from pipeline.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,9 @@ async def connected(settings: Settings, *conditions: str, page: LimitsPage | Non
         ]
         stack.callback(store.close)
         stack.callback(writer.close)
-        await _patiently(lambda: asyncio.to_thread(store.migrate, meters), readiness, "clickhouse")
+        await _patiently(
+            lambda: asyncio.to_thread(store.migrate, meters, settings.orphan_after_ms), readiness, "clickhouse"
+        )
         settings = await _patiently(lambda: _declare(settings), readiness, "broker")
         producer = await stack.enter_async_context(
             Producer(
@@ -148,8 +152,10 @@ async def working(system: System) -> AsyncIterator[Worker]:
     """Run a worker; on leaving it finishes and commits the batch in hand."""
     worker = Worker(system.settings, system.meters, system.writer, system.producer, system.metrics, system.readiness)
     await worker.start()
+    probe = worker_probe(system.settings, system.metrics, worker.owned, worker.has_in_hand)
     try:
-        yield worker
+        async with _watched(system, "worker", probe):
+            yield worker
     finally:
         try:
             await asyncio.wait_for(worker.stop(), STOP_SECONDS)
@@ -163,35 +169,31 @@ async def emit_forever(system: System, clock: Callable[[], int] = now_ms) -> Non
     At most a tenth of the time goes into it, however large the store has become.
     """
     held = AuditStore(system.store).held
-    emitter = Emitter(system.settings, system.meters, system.store, system.producer, system.metrics, clock, held)
-    while True:
-        started = time.monotonic()
-        try:
-            await emitter.run_once()
-        except (StoreUnavailable, KafkaAway) as error:
-            system.readiness.unset("emitter", str(error))
-        else:
-            system.readiness.set("emitter")
-        spent = time.monotonic() - started
-        await asyncio.sleep(max(system.settings.emit_interval_ms / 1000, 9 * spent))
+    settings, pause_s = system.settings, 0.0
+    emitter = Emitter(settings, system.meters, system.store, system.producer, system.metrics, clock, held)
+    probe = emitter_probe(settings, lambda: emitter.reached_ms, lambda: round(pause_s * 1000), clock)
+    async with _watched(system, "emitter", probe):
+        while True:
+            started = time.monotonic()
+            try:
+                await emitter.run_once()
+            except (StoreUnavailable, KafkaAway) as error:
+                system.readiness.unset("emitter", str(error))
+            else:
+                system.readiness.set("emitter")
+            pause_s = max(settings.emit_interval_ms / 1000, 9 * (time.monotonic() - started))
+            await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager
-async def broker(settings: Settings) -> AsyncIterator[tuple[Settings, EmbeddedBroker]]:
-    """Run the embedded broker; yields it, and the settings that lead to it and to the embedded store."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    embedded = EmbeddedBroker(settings.data_dir / "broker", settings.broker_port)
-    await embedded.start()
-    try:
-        if embedded.size_bytes() > embedded.LIMIT_BYTES:
-            logger.warning(
-                "The embedded broker holds %d MB and gets slow. It is for trying out: see README, 'At scale'.",
-                embedded.size_bytes() // 1_000_000,
-            )
-        store = f"chdb://{(settings.data_dir / 'clickhouse').resolve()}"
-        yield settings.model_copy(update={"kafka": embedded.bootstrap, "store": store}), embedded
-    finally:
-        await embedded.stop()
+async def _watched(system: System, part: str, probe: Probe) -> AsyncIterator[None]:
+    """Watch a part while the block runs: its condition `<part>_progress` is unmet while it stands still."""
+    excuses = {"broker", "clickhouse", "dead_letter_limit", part}
+    watch = watch_forever(system.readiness, f"{part}_progress", excuses, probe, system.settings.stall_after_ms)
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch)
+        yield
+        watching.cancel()
 
 
 @asynccontextmanager
@@ -210,7 +212,7 @@ async def worker(settings: Settings) -> AsyncIterator[System]:
 @asynccontextmanager
 async def emitter(settings: Settings) -> AsyncIterator[System]:
     """Run one emitter. Raises what ends it."""
-    async with connected(settings, "emitter") as system, asyncio.TaskGroup() as tasks:
+    async with connected(settings, "emitter", "emitter_progress") as system, asyncio.TaskGroup() as tasks:
         emitting = tasks.create_task(emit_forever(system))
         yield system
         emitting.cancel()
@@ -220,7 +222,7 @@ async def limit_forever(system: System, limits: Limits, page: LimitsPage, clock:
     """Watch limits again and again; while broker or store are away, say so and go on with what is there (R22)."""
     settings = system.settings
     with closing(await asyncio.to_thread(_open, settings)) as store:  # its own: past hours are asked for long
-        watched = LimitStore(store, limits, settings.orphan_after_ms)
+        watched = LimitStore(store, system.meters, limits, settings.orphan_after_ms)
         limiter = Limiter(settings, system.meters, limits, watched, system.producer, system.metrics, clock)
 
         def ask(project: str) -> tuple[int, list[Standing]] | None:
@@ -229,14 +231,15 @@ async def limit_forever(system: System, limits: Limits, page: LimitsPage, clock:
 
         page.ask = ask
         try:
-            while True:
-                try:
-                    await limiter.run_once()
-                except (StoreUnavailable, KafkaAway) as error:
-                    system.readiness.unset("limiter", str(error))
-                else:
-                    system.readiness.set("limiter")
-                await asyncio.sleep(settings.limit_interval_ms / 1000)
+            async with _watched(system, "limiter", limiter_probe(settings, lambda: limiter.as_of_ms, clock)):
+                while True:
+                    try:
+                        await limiter.run_once()
+                    except (StoreUnavailable, KafkaAway) as error:
+                        system.readiness.unset("limiter", str(error))
+                    else:
+                        system.readiness.set("limiter")
+                    await asyncio.sleep(settings.limit_interval_ms / 1000)
         finally:
             await limiter.close()
 
@@ -248,8 +251,24 @@ async def limiter(settings: Settings) -> AsyncIterator[System]:
     if limits is None:
         raise InvalidLimits("no limits to watch: ROOMMETER_LIMITS_FILE names the file that has them")
     page = LimitsPage()
-    async with connected(settings, "limiter", page=page) as system, asyncio.TaskGroup() as tasks:
+    async with connected(settings, "limiter", "limiter_progress", page=page) as system, asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(limit_forever(system, limits, page))
+        yield system
+        watching.cancel()
+
+
+async def watch_anomalies(system: System, watch: Watch) -> None:
+    """Look for anomalies again and again, and tell of them."""
+    with closing(await asyncio.to_thread(_open, system.settings)) as store:  # its own: weeks are asked for long
+        await alert_forever(system.settings, watch, store, system.producer, system.metrics, system.readiness, now_ms)
+
+
+@asynccontextmanager
+async def alerter(settings: Settings) -> AsyncIterator[System]:
+    """Run one alerter. Raises what is wrong with its files, and what ends it."""
+    watch = read_watch(settings, load_meters(settings), settings.secrets(os.environ))
+    async with connected(settings, "alerter") as system, asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch_anomalies(system, watch))
         yield system
         watching.cancel()
 
@@ -284,7 +303,7 @@ async def gateway(settings: Settings) -> AsyncIterator[Entrance]:
 @asynccontextmanager
 async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readiness: Readiness) -> AsyncIterator[int]:
     """Serve the gateway's routes; yield their port. Ready, by the condition `gateway`, while it can keep events."""
-    projects = read_projects(settings.projects_file, os.environ)
+    projects = read_projects(settings.projects_file, settings.secrets(os.environ))
     if not projects.names():
         logger.warning("The gateway knows no project and refuses everything: ROOMMETER_PROJECTS_FILE names them")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -308,12 +327,15 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 @asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
-    projects = read_projects(settings.projects_file, os.environ)  # first: a mistake in it is told at once
-    limits = read_limits(settings.limits_file, load_meters(settings))
+    secrets = settings.secrets(os.environ)
+    projects = read_projects(settings.projects_file, secrets)  # first: a mistake in it is told at once
+    watch = read_watch(settings, load_meters(settings), secrets)
+    limits = watch.limits
     page = None if limits is None else LimitsPage()
-    conditions = ("gateway", *Worker.CONDITIONS, "emitter", *(() if limits is None else ("limiter",)))
+    watched_limits = () if limits is None else ("limiter", "limiter_progress")
+    conditions = ("gateway", *Worker.CONDITIONS, "emitter", "emitter_progress", "alerter", *watched_limits)
     async with (
-        broker(settings) as (effective, embedded),
+        embedded_broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
         working(system) as part,
@@ -321,7 +343,8 @@ async def up(settings: Settings) -> AsyncIterator[System]:
     ):
         asked = filter(None, map(projects.by_name, projects.names()))
         watched = (
-            *(emit_forever(system), audit_own(system), _raise_crash(part), _raise_end(embedded)),
+            *(emit_forever(system), audit_own(system), _raise_crash(part), embedded.raise_end()),
+            watch_anomalies(system, watch),
             *(reconcile_forever(system, project) for project in asked if project.livekit_url),
             *(() if limits is None or page is None else (limit_forever(system, limits, page),)),
         )
@@ -354,8 +377,3 @@ async def reconcile_forever(system: System, project: Project) -> None:
 
 async def _raise_crash(part: Worker) -> None:
     raise await part.crashed()
-
-
-async def _raise_end(embedded: EmbeddedBroker) -> None:
-    await embedded.ended()
-    raise BrokerUnavailable("the embedded broker has ended by itself; start again, and it goes on where it stopped")

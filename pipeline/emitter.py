@@ -90,7 +90,8 @@ class Emitter:
         self._held = held
         self._topics = topics(settings)
         self._decisions = LogReader(settings.kafka, self._topics.decisions.name)
-        self._reached_ms = 0
+        #: The watermark that was reached, by this emitter or another, in ms.
+        self.reached_ms = 0
         self._unrecorded: list[Rollup] = []
         self._emitted: dict[CellKey, Rollup] | None = None
         self._looked: Look | None = None
@@ -100,12 +101,12 @@ class Emitter:
 
     async def run_once(self) -> Emission:
         """Emit every complete hour that is new or has changed; running it again emits nothing."""
-        self._reached_ms = max(self._reached_ms, await self._watermark_ms())
+        self.reached_ms = max(self.reached_ms, await self._watermark_ms())
         emitted = await self._load(max(0, self._from_ms() - DECISIONS_KEPT_MS - MARGIN_MS))
         published = await self._publish_decided(emitted)
         # What was reached once, by this emitter or another, stays reached. But it can look less: when a partition
         # that was idle for weeks gets a record, all that is known of it until that is processed is weeks old.
-        self._reached_ms = watermark = max([self._reached_ms, *(rollup.watermark_ms for rollup in emitted.values())])
+        self.reached_ms = watermark = max([self.reached_ms, *(rollup.watermark_ms for rollup in emitted.values())])
         until_ms = hour_of(max(0, watermark - self._settings.grace_period_ms))
         look = await self._look(watermark, until_ms)
         current = await self._usage(look)
@@ -114,7 +115,7 @@ class Emitter:
         revised = [*revise(in_window, current, watermark, watermark)]
         # What was decided before is published all the same: it has its id and may be out already (R19).
         proposals = [rollup for rollup in revised if (rollup.project, rollup.hour_ms) not in held]
-        self._metrics.hours_held.set(len(held))
+        self._metrics.emissions_held.set(len(held))
         decided: list[Rollup] = []
         if proposals:
             await self._propose(proposals)
@@ -162,7 +163,7 @@ class Emitter:
 
     def _from_ms(self) -> int:
         """Return the first hour that may still be revised (R11)."""
-        return hour_of(max(0, self._reached_ms - self._settings.correction_window_ms - MARGIN_MS))
+        return hour_of(max(0, self.reached_ms - self._settings.correction_window_ms - MARGIN_MS))
 
     async def _load(self, from_ms: int) -> dict[CellKey, Rollup]:
         """Return the newest revision of each cell from an hour on: from the store once, from the log ever after.

@@ -98,7 +98,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             if tp.topic in app.tables.changelog_topics:
                 app.recover(TP(*tp), records)
             elif active is None or tp in active:
-                await self.wait_first(app.batches.put(RecordBatch(TP(*tp), records)), self.suspend_flow.wait())
+                await self.wait_first(self._queue(RecordBatch(TP(*tp), records)), self.suspend_flow.wait())
+
+    async def _queue(self, batch: RecordBatch) -> None:
+        """Wait for room in the channel. Giving up partitions, Faust clears it and cancels who waits: no error then."""
+        try:
+            await cast("App", self.app).batches.put(batch)
+        except asyncio.CancelledError:
+            if self.flow_active:
+                raise
 
     def acknowledge(self, batches: Iterable[RecordBatch]) -> None:
         """Take batches as done: everything below their ends is durable."""

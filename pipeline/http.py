@@ -54,6 +54,10 @@ class Readiness:
         """Return one line for each unmet condition; none means ready."""
         return [f"{condition}: {reason}" for condition, reason in sorted(self._unmet.items())]
 
+    def unmet(self) -> frozenset[str]:
+        """Return the names of the conditions that are not met."""
+        return frozenset(self._unmet)
+
     def _check(self, condition: str) -> None:
         if condition not in self._conditions:
             raise KeyError(condition)

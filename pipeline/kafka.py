@@ -24,9 +24,9 @@ from pipeline.topics import Topic
 _log = logging.getLogger(__name__)
 
 #: How long one request may take, and how long a reader waits for progress.
-_TIMEOUT_MS: Final = 10_000
+TIMEOUT_MS: Final = 10_000
 #: Taken from the library at once: more would hold up everything else on the event loop for milliseconds.
-_MOST_RECORDS: Final = 200
+MOST_RECORDS: Final = 200
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 #: What the library raises while brokers are away.
 AWAY: Final = (kafka_errors.KafkaError, OSError, TimeoutError)
@@ -145,9 +145,19 @@ async def _check_clock(admin: Any, bootstrap: str, topic: Topic) -> None:
 
 async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
     """Return for each partition the offset that its next record will get. Raises KafkaAway, TopicMismatch."""
-    partitions = await _partitions(bootstrap, topic)
-    async with _consumer(bootstrap) as consumer:
+    partitions = await partitions_of_topic(bootstrap, topic)
+    async with open_consumer(bootstrap) as consumer:
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
+
+
+async def backlogs(bootstrap: str, topic: str, group: str) -> dict[int, tuple[int, int]]:
+    """Return for each partition how far a group has committed, and its end. Raises KafkaAway, TopicMismatch."""
+    partitions = await partitions_of_topic(bootstrap, topic)
+    async with _admin(bootstrap) as admin, open_consumer(bootstrap) as consumer:
+        committed = await _committed(admin, group, partitions)
+        earliest, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    done = {tp: found.offset for tp, found in committed.items()}
+    return {tp.partition: (max(earliest[tp], done.get(tp, 0)), ends[tp]) for tp in partitions}
 
 
 async def delete_records(bootstrap: str, topic: str, before_offsets: Mapping[int, int]) -> None:
@@ -173,8 +183,8 @@ async def read_topic(
 
     In order within a partition. Raises KafkaAway, TopicMismatch, and OffsetsLost rather than skip a gap.
     """
-    partitions = await _partitions(bootstrap, topic)
-    async with _consumer(bootstrap) as consumer:
+    partitions = await partitions_of_topic(bootstrap, topic)
+    async with open_consumer(bootstrap) as consumer:
         earliest = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         starts = {tp: (from_offsets or {}).get(tp.partition, earliest[tp]) for tp in partitions}
@@ -185,11 +195,11 @@ async def read_topic(
         consumer.assign(left)
         for tp in left:
             consumer.seek(tp, starts[tp])
-        deadline_s = monotonic() + _TIMEOUT_MS / 1000
+        deadline_s = monotonic() + TIMEOUT_MS / 1000
         while left:
             # One partition after another stops fetching when it is done, or a busy one would never end.
-            for tp, found in (await consumer.getmany(*left, timeout_ms=500, max_records=_MOST_RECORDS)).items():
-                deadline_s = monotonic() + _TIMEOUT_MS / 1000
+            for tp, found in (await consumer.getmany(*left, timeout_ms=500, max_records=MOST_RECORDS)).items():
+                deadline_s = monotonic() + TIMEOUT_MS / 1000
                 for one in found:
                     if one.offset < ends[tp]:
                         yield Record(
@@ -200,7 +210,7 @@ async def read_topic(
             consumer.pause(*done)
             left -= done
             if monotonic() > deadline_s:
-                raise KafkaAway(f"nothing more of {topic!r} from {bootstrap} in {_TIMEOUT_MS} ms")
+                raise KafkaAway(f"nothing more of {topic!r} from {bootstrap} in {TIMEOUT_MS} ms")
 
 
 class LogReader:
@@ -239,10 +249,10 @@ class GroupReader:
 
     async def __aenter__(self) -> Self:
         """Go on at the group's offsets. Raises OffsetsLost where it has none that can be read, TopicMismatch too."""
-        partitions = await _partitions(self._bootstrap, self._topic)
+        partitions = await partitions_of_topic(self._bootstrap, self._topic)
         async with _admin(self._bootstrap) as admin:
             committed = await _committed(admin, self._group, partitions)
-        self._consumer = await self._stack.enter_async_context(_consumer(self._bootstrap, self._group))
+        self._consumer = await self._stack.enter_async_context(open_consumer(self._bootstrap, self._group))
         try:
             self._consumer.assign(partitions)
             earliest, ends = await self._consumer.beginning_offsets(partitions), await self.end_offsets()
@@ -276,19 +286,19 @@ class GroupReader:
 
     async def end_offsets(self) -> dict[int, int]:
         """Return for each partition the offset that its next record will get."""
-        with _translated(self._bootstrap):
+        with translated(self._bootstrap):
             ends = await self._consumer.end_offsets(self._consumer.assignment())
         return {tp.partition: offset for tp, offset in ends.items()}
 
     async def position(self, partition: int) -> int:
         """Return the offset that is read next."""
-        with _translated(self._bootstrap):
+        with translated(self._bootstrap):
             offset: int = await self._consumer.position(TopicPartition(self._topic, partition))
         return offset
 
     async def committed(self, partition: int) -> int:
         """Return the offset that the group has in a partition, whoever committed it; 0 where it has none."""
-        with _translated(self._bootstrap):
+        with translated(self._bootstrap):
             offset: int | None = await self._consumer.committed(TopicPartition(self._topic, partition))
         return offset or 0
 
@@ -299,7 +309,7 @@ class GroupReader:
 
     async def poll(self, most: int) -> dict[int, list[Record]]:
         """Return up to so many records by partition; none when half a second brought none. Raises OffsetsLost too."""
-        with _translated(self._bootstrap):
+        with translated(self._bootstrap):
             found = await self._consumer.getmany(timeout_ms=500, max_records=most)
         return {
             tp.partition: [
@@ -313,7 +323,7 @@ class GroupReader:
         """Keep how far the group is in a partition, with a note for its next reader; never back from where it is."""
         if await self.committed(partition) > offset:
             return
-        with _translated(self._bootstrap):
+        with translated(self._bootstrap):
             await self._consumer.commit({TopicPartition(self._topic, partition): OffsetAndMetadata(offset, note)})
         self.notes[partition] = note
 
@@ -331,7 +341,8 @@ async def _committed(admin: Any, group: str, partitions: list[TopicPartition]) -
     raise KafkaAway(f"group {group} has no coordinator yet")
 
 
-async def _partitions(bootstrap: str, topic: str) -> list[TopicPartition]:
+async def partitions_of_topic(bootstrap: str, topic: str) -> list[TopicPartition]:
+    """Return a topic's partitions, in their order. Raises KafkaAway, TopicMismatch."""
     async with _admin(bootstrap) as admin:
         [described] = await admin.describe_topics([topic])
     if described["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
@@ -341,9 +352,9 @@ async def _partitions(bootstrap: str, topic: str) -> list[TopicPartition]:
 
 @contextlib.asynccontextmanager
 async def _admin(bootstrap: str) -> AsyncIterator[Any]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=TIMEOUT_MS)
     try:
-        with _translated(bootstrap):
+        with translated(bootstrap):
             await admin.start()
             yield admin
     finally:
@@ -351,18 +362,19 @@ async def _admin(bootstrap: str) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def _consumer(bootstrap: str, group: str | None = None) -> AsyncIterator[Any]:
+async def open_consumer(bootstrap: str, group: str | None = None) -> AsyncIterator[Any]:
+    """Yield a connected consumer of the library that commits nothing by itself. Raises KafkaAway."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="none",
-        request_timeout_ms=_TIMEOUT_MS,
+        request_timeout_ms=TIMEOUT_MS,
         # The library always sleeps this long once, until it knows the topic's leaders.
         retry_backoff_ms=20,
     )
     try:
-        with _translated(bootstrap):
+        with translated(bootstrap):
             await consumer.start()
             yield consumer
     finally:
@@ -370,7 +382,7 @@ async def _consumer(bootstrap: str, group: str | None = None) -> AsyncIterator[A
 
 
 @contextlib.contextmanager
-def _translated(bootstrap: str) -> Iterator[None]:
+def translated(bootstrap: str) -> Iterator[None]:
     """Turn the library's errors into ours."""
     try:
         yield

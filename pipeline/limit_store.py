@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pipeline.audit_store import MOST_ROOMS, AuditStore, timestamp
+from pipeline.limit_quantity_store import LimitQuantityStore
 from pipeline.metering.limits import CONCURRENT, Limits, Standing, period
 from pipeline.metering.meters import Meters
 from pipeline.metering.session import Facts, RoomKey
@@ -34,10 +35,13 @@ GROUP BY project, kind
 class LimitStore:
     """The store, as limits see it. Every method raises StoreUnavailable or StoreError."""
 
-    def __init__(self, store: "Store", limits: Limits, orphan_after_ms: int) -> None:
+    def __init__(self, store: "Store", meters: Meters, limits: Limits, orphan_after_ms: int) -> None:
         """Wrap an open store."""
         self._store = store
         self._audit = AuditStore(store)
+        self._quantities = LimitQuantityStore(store)
+        self._meters = meters
+        self._measures = {"session" if limit.per == "now" else meters[limit.meter].measures for limit in limits.all()}
         self._limits = limits
         self._orphan_after_ms = orphan_after_ms
         names = limits.names()
@@ -52,8 +56,13 @@ class LimitStore:
         from_ms = min(
             (period(limit.per, as_of_ms)[0] for limit in self._limits.all() if limit.per != "now"), default=as_of_ms
         )
+        is_any = from_ms < (as_of_ms if to_ms is None else to_ms)
+        return self.increments_since(from_ms, as_of_ms, to_ms) if is_any else {}
+
+    def increments_since(self, from_ms: int, as_of_ms: int, to_ms: int | None = None) -> dict[CellKey, int]:
+        """Return the increments of every hour in [from_ms, to_ms) of the projects that have limits."""
         found: dict[CellKey, int] = {}
-        for project in self._questions if from_ms < (as_of_ms if to_ms is None else to_ms) else ():
+        for project in self._questions:
             query = UsageQuery(
                 as_of_ms=as_of_ms,
                 from_ms=from_ms,
@@ -64,18 +73,43 @@ class LimitStore:
             found |= {key: cell.increments for key, cell in self._store.usage(query)}
         return found
 
-    def alive(self, since_ms: int) -> Iterator[Facts]:
-        """Yield, some at a time, the facts of all rooms of which anything was seen since a moment; servers' first."""
+    def alive(self, since_ms: int, from_ms: int) -> Iterator[Facts]:
+        """Yield, some at a time, what matters from `from_ms` on; servers' first.
+
+        That is rooms of which anything was seen since a moment, usage events of the hours from there on, all numbers.
+        """
         yield Facts(restarts_ms=self._audit.restarts())
+        latest_ms = max(1, since_ms)
         for project in self._questions:
-            for part in self._audit.ranges(READ_SESSIONS, 1_000_000):
-                yield self._audit.facts_in(part, max(1, since_ms), project)
+            for part in self._audit.ranges(READ_SESSIONS, 1_000_000) if self._measures & {"session", "counter"} else ():
+                facts = self._audit.facts_in(part, latest_ms, project)
+                if "counter" in self._measures:
+                    facts.quantities = self._quantities.bytes_in(part, latest_ms, project)
+                yield facts
+            if "discrete" in self._measures:
+                for quantities in self._quantities.events(from_ms, project):
+                    yield Facts(quantities=quantities)
+            if "rental" in self._measures:
+                yield Facts(quantities=self._quantities.numbers(project))
+
+    def older_reports(self, from_ms: int) -> Facts:
+        """Return what usage events of the hours from one on have reported before it: only the increase counts (R14)."""
+        found = Facts()
+        for project in self._questions if "discrete" in self._measures else ():
+            found.quantities.join(self._quantities.older_reports(from_ms, project))
+        return found
 
     def rooms(self, keys: list[RoomKey]) -> list[Facts]:
         """Return the facts of rooms, some at a time."""
-        return [self._audit.facts_of(keys[first : first + MOST_ROOMS]) for first in range(0, len(keys), MOST_ROOMS)]
+        found = []
+        for first in range(0, len(keys), MOST_ROOMS):
+            facts = self._audit.facts_of(keys[first : first + MOST_ROOMS])
+            if "counter" in self._measures:
+                facts.quantities = self._quantities.bytes_of(keys[first : first + MOST_ROOMS])
+            found.append(facts)
+        return found
 
-    def standings(self, meters: Meters, as_of_ms: int, project: str | None = None) -> list[Standing]:
+    def standings(self, as_of_ms: int, project: str | None = None) -> list[Standing]:
         """Return how the limits of every project that has any or used anything stand, computed from what is stored."""
         cells = self.increments(as_of_ms)
         opened: dict[tuple[str, str], int] = {}
@@ -91,7 +125,7 @@ class LimitStore:
                 begin_ms, end_ms = period(limit.per, as_of_ms)
                 quantity = opened.get((name, limit.meter), 0) if limit.per == "now" else 0
                 quantity += sum(
-                    count * meters[meter].increment
+                    count * self._meters[meter].increment
                     for (owner, meter, hour_ms), count in cells.items()
                     if (owner, meter) == (name, limit.meter) and begin_ms <= hour_ms < end_ms
                 )

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
+from pipeline.metering.events import MAX_QUANTITY
 from pipeline.metering.limits import CONCURRENT, EVERY_PROJECT, Limit, Limits, Per
 from pipeline.metering.meters import Kind, Meters
 
@@ -110,9 +111,8 @@ def _limit(table: _LimitTable, meters: Meters) -> Limit:
         name, per, unit, unit_size = f"{CONCURRENT}{table.concurrent}", "now", "session", 1
     else:
         meter = meters.get(table.meter)
-        if meter is None or meter.measures != "session":
-            metered = sorted(name for name, one in meters.items() if one.measures == "session")
-            raise ValueError(f"meter = {table.meter!r} cannot be limited; meters of sessions can: {', '.join(metered)}")
+        if meter is None:
+            raise ValueError(f"there is no meter {table.meter!r}; there are: {', '.join(sorted(meters))}")
         name, per, unit, unit_size = meter.name, table.per, meter.unit, meter.unit_size
     soft, hard = (_base_units(text, unit_size, unit) for text in (table.soft, table.hard))
     return Limit(name, cast("Per", per), soft, hard, unit, unit_size)
@@ -123,6 +123,8 @@ def _base_units(text: str | None, unit_size: int, unit: str) -> int | None:
     quantity = None if text is None else Decimal(text) * unit_size
     if quantity is not None and quantity != int(quantity):
         raise ValueError(f"{text} has more decimals than a {unit} is measured in")
+    if quantity is not None and quantity > MAX_QUANTITY:
+        raise ValueError(f"{text} is more than can be counted")
     return None if quantity is None else int(quantity)
 
 

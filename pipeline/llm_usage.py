@@ -48,6 +48,7 @@ def events(used: Used) -> list[Document]:
             "id": f"{used.id}/{meter}",
             "source": used.source,
             "type": "usage.recorded",
+            "subject": used.id,
             "time": format_time(used.time_ms),
             "data": {"project": used.project, "meter": meter, "quantity": tokens, **said},
         }

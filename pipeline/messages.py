@@ -23,11 +23,14 @@ class Message(NamedTuple):
 
 
 def event_key(document: object) -> bytes | None:
-    """Return the Kafka key of an event: project/room, without a room project/subject; None for what has neither."""
+    """Return the Kafka key of an event: project/room, without a room project/subject; None for what has no project.
+
+    Who names no subject reports of a number or of a usage event, which its id names (R14).
+    """
     if not isinstance(document, Mapping) or not isinstance(document.get("data"), Mapping):
         return None
     data: Mapping[str, Any] = document["data"]
-    name = data.get("room") or document.get("subject")
+    name = data.get("room") or document.get("subject") or data.get("number") or document.get("id")
     return f"{data['project']}/{name}".encode() if isinstance(data.get("project"), str) and name else None
 
 

@@ -46,9 +46,13 @@ class Target:
             if not _WORD.fullmatch(name):
                 raise InvalidSchema(f"{name!r} has to be a word of letters, digits and _, at most 64 characters")
 
-    def render(self, template: str) -> str:
-        """Fill in the three names; raises KeyError for a fourth."""
+    def render(self, template: str, **names: str) -> str:
+        """Fill in the three names and those given, which have to be words; raises KeyError for any other."""
+        for name in names.values():
+            if not _WORD.fullmatch(name):
+                raise InvalidSchema(f"{name!r} has to be a word of letters, digits and _, at most 64 characters")
         return Template(template).substitute(
+            names,
             database=self.database,
             on_cluster=f"ON CLUSTER '{self.cluster}'" if self.cluster else "",
             replicated="Replicated" if self.cluster else "",
@@ -67,18 +71,26 @@ class Migration:
         """SHA-256 of the file as it is, before rendering."""
         return sha256(self.script.encode()).hexdigest()
 
-    def statements(self, target: Target) -> list[str]:
+    def statements(self, target: Target, **names: str) -> list[str]:
         """Return the rendered statements in order, without comments."""
         bare = _COMMENT_LINE.sub("", self.script)
-        return [target.render(part).strip() for part in _END_OF_STATEMENT.split(bare) if part.strip()]
+        return [target.render(part, **names).strip() for part in _END_OF_STATEMENT.split(bare) if part.strip()]
 
 
 def shipped_migrations() -> list[Migration]:
     """Return the migrations that ship with this package, in the order of their numbers."""
+    return [Migration(path.stem, path.read_text("utf-8")) for path in sorted((_schemas() / "clickhouse").glob("*.sql"))]
+
+
+def schema_text(file: str) -> str:
+    """Return the text of a file below `schemas`."""
+    return (_schemas() / file).read_text("utf-8")
+
+
+def _schemas() -> Path:
     package = Path(__file__).parent
     installed = package / "_schemas"
-    schemas = installed if installed.is_dir() else package.parent / "schemas"
-    return [Migration(path.stem, path.read_text("utf-8")) for path in sorted((schemas / "clickhouse").glob("*.sql"))]
+    return installed if installed.is_dir() else package.parent / "schemas"
 
 
 def pending(files: Sequence[Migration], applied: Mapping[str, str]) -> list[Migration]:

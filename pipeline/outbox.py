@@ -64,6 +64,7 @@ class Outbox:
         on_ok: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; `clock` tells ms since the epoch. The spool lies in the settings' `data_dir`."""
+        self._limit_bytes = settings.spool_bytes
         self._ack_timeout_s = settings.ack_timeout_ms / 1000
         self._metrics = metrics
         self._clock = clock
@@ -97,6 +98,7 @@ class Outbox:
         if spool.waiting:
             _log.info("%d accepted messages wait in the spool", spool.waiting)
         self._metrics.spool_bytes.set_function(lambda: spool.size_bytes)
+        self._metrics.spool_limit_bytes.set(self._limit_bytes)
         self._metrics.spool_messages.set_function(lambda: spool.waiting)
         self._metrics.spool_refused.set_function(lambda: spool.refused)
         self._metrics.spool_age_seconds.set_function(

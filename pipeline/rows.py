@@ -175,6 +175,11 @@ def meter_table(meters: Meters, since_ms: int) -> pa.Table:
     return pa.table({"since": pa.array([since_ms] * len(meters), _TIME), **columns})
 
 
+def rules_table(orphan_after_ms: int, since_ms: int) -> pa.Table:
+    """Return the rule for orphans (R9) as the columns of `rules`, in force since a moment."""
+    return pa.table({"since": pa.array([since_ms], _TIME), "orphan_after_ms": pa.array([orphan_after_ms], pa.uint64())})
+
+
 #: The columns of a rollup's own fields, in their order.
 _ROLLUP_TYPES: Final = {
     "project": pa.string(),

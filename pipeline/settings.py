@@ -1,10 +1,18 @@
 """Configuration: every setting, its default and what it is for, from ROOMMETER_* in the environment."""
 
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import DirectoryPath, Field, PositiveInt
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
 
@@ -56,6 +64,13 @@ class Settings(BaseSettings):
     )
     audit_interval_ms: Annotated[PositiveInt, Field(description="how often `up` audits itself")] = 5 * MS_PER_MINUTE
     max_event_bytes: Annotated[PositiveInt, Field(description="a larger event is a dead letter (R21)")] = 262_144
+    stall_after_ms: Annotated[
+        PositiveInt, Field(description="how long nothing may be done while something waits; then /readyz says no")
+    ] = MS_PER_MINUTE
+    secrets_dir: Annotated[
+        DirectoryPath | None,
+        Field(description="a directory whose file `roommeter_store` is STORE, and so on; files others name, too"),
+    ] = None
     batch_events: Annotated[PositiveInt, Field(description="most events of one insert")] = 30_000
     session_timeout_ms: Annotated[PositiveInt, Field(description="silence after which Kafka replaces a worker")] = (
         10_000
@@ -84,6 +99,14 @@ class Settings(BaseSettings):
     ] = None
     limit_interval_ms: Annotated[PositiveInt, Field(description="how often limits are looked at")] = 500
 
+    alerts_file: Annotated[
+        Path | None, Field(description="parameters of anomaly detectors that are to be otherwise (TOML)")
+    ] = None
+    alert_targets_file: Annotated[
+        Path | None, Field(description="the webhook that alerts are delivered to (TOML); none: no webhook")
+    ] = None
+    alert_interval_ms: Annotated[PositiveInt, Field(description="how often anomalies are looked for")] = 10_000
+
     projects_file: Annotated[
         Path | None, Field(description="who may send to the gateway: projects, keys, tokens (TOML); none: nobody")
     ] = None
@@ -102,6 +125,32 @@ class Settings(BaseSettings):
     gateway_requests: Annotated[
         PositiveInt, Field(description="requests worked on at once; further ones are told to come again")
     ] = 512
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take files of `secrets_dir` where neither a caller nor the environment says anything."""
+        del dotenv_settings, file_secret_settings
+        assert isinstance(env_settings, EnvSettingsSource)
+        directory = env_settings().get("secrets_dir")
+        if directory is None or not Path(directory).is_dir():
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=directory)
+
+    def secrets(self, environ: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what names of secrets in other files stand for: variables, and files of `secrets_dir`.
+
+        Raises OSError where a file cannot be read.
+        """
+        paths = () if self.secrets_dir is None else self.secrets_dir.iterdir()
+        files = {path.name: path.read_text("utf-8").rstrip("\n") for path in paths if path.is_file()}
+        return ChainMap(dict(environ), files)
 
     @property
     def group(self) -> str:

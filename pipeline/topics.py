@@ -12,6 +12,8 @@ _BROKER_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 DECISIONS_KEPT_MS: Final = 7 * MS_PER_DAY
 #: What was said of limits is remembered by its log: longer than the longest period, and than a limit rests.
 _LIMITS_KEPT_MS: Final = 400 * MS_PER_DAY
+#: What was told of anomalies is remembered by its log, as that of limits.
+_ALERTS_KEPT_MS: Final = 400 * MS_PER_DAY
 #: Headroom for a dead letter's headers, so that the largest event fits into its topic with them.
 _HEADROOM_BYTES: Final = 16_384
 
@@ -36,6 +38,9 @@ class Topics:
     decisions: Topic
     limits: Topic
     limit_decisions: Topic
+    alerts: Topic
+    alert_decisions: Topic
+    alerts_refused: Topic
     rooms_changelog: Topic
     refused: Topic
 
@@ -43,7 +48,8 @@ class Topics:
         """Return every topic, in the order in which to create them."""
         return [
             *(self.lifecycle, self.rollups, self.dead_letters, self.decisions, self.refused),
-            *(self.limits, self.limit_decisions, self.rooms_changelog),
+            *(self.limits, self.limit_decisions, self.alerts, self.alert_decisions, self.alerts_refused),
+            self.rooms_changelog,
         ]
 
 
@@ -57,6 +63,9 @@ def topics(settings: Settings) -> Topics:
     - usage.rollups.refused: rollups that a billing system did not take, with the reason; kept for ever.
     - usage.limits: crossings of limits (schemas/limit.v1.json), key `project`.
     - usage.limits.decisions: one partition whose order decides between limiters, and their memory; internal.
+    - usage.alerts: revisions of alerts on anomalous usage (schemas/alert.v1.json), key `project`.
+    - usage.alerts.decisions: one partition whose order decides between alerters, and their memory; internal.
+    - usage.alerts.refused: revisions that the webhook's receiver did not take, with the reason.
     - the changelog of the worker's table of rooms; its name is Faust's, its partitions are lifecycle's.
     """
 
@@ -73,6 +82,9 @@ def topics(settings: Settings) -> Topics:
         decisions=topic("usage.rollups.decisions", 1, **{"retention.ms": str(DECISIONS_KEPT_MS)}),
         limits=topic("usage.limits", settings.partitions, **{"retention.ms": str(_LIMITS_KEPT_MS)}),
         limit_decisions=topic("usage.limits.decisions", 1, **{"retention.ms": str(_LIMITS_KEPT_MS)}),
+        alerts=topic("usage.alerts", settings.partitions, **{"retention.ms": str(_ALERTS_KEPT_MS)}),
+        alert_decisions=topic("usage.alerts.decisions", 1, **{"retention.ms": str(_ALERTS_KEPT_MS)}),
+        alerts_refused=topic("usage.alerts.refused", 1, **{"retention.ms": str(_ALERTS_KEPT_MS)}),
         rooms_changelog=topic(
             "roommeter-rooms-changelog",
             settings.partitions,

@@ -47,7 +47,7 @@ class Worker:
     """One worker process's Faust app with its table of rooms, and what it writes to."""
 
     #: What a worker tells its readiness of, beside `clickhouse`.
-    CONDITIONS: Final = ("worker", "dead_letter_limit")
+    CONDITIONS: Final = ("worker", "dead_letter_limit", "worker_progress")
 
     def __init__(
         self,
@@ -88,6 +88,14 @@ class Worker:
         """Finish and commit the batch in hand, then leave the group."""
         self._readiness.unset("worker", "stopping")
         await self.app.stop()
+
+    def owned(self) -> set[int]:
+        """Return the partitions of the lifecycle topic that are this worker's now."""
+        return {tp.partition for tp in self.app.consumer.assignment() if tp.topic == self._topics.lifecycle.name}
+
+    def has_in_hand(self) -> bool:
+        """Tell whether a batch is being worked on."""
+        return not self.app.consumer.nothing_in_hand.is_set()
 
     async def crashed(self) -> BaseException:
         """Wait for an error that ends the worker, and return it."""
@@ -133,6 +141,7 @@ class Worker:
                 work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
                 await self._stop_at_limit(work)
                 await self._when_available(partial(self._store.write, work))
+                self._metrics.store_insert_events.observe(work.dispositions.total())
                 await self._bury(work.dead_letters)
                 await self.app.changelog(self._table, work.changelog)
             await self._after(work)

@@ -6,6 +6,7 @@ printed, shrunk to the least.
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -111,3 +112,13 @@ def process_broker(each_broker: TestBroker) -> ProcessBroker:
 def topic_prefix() -> str:
     """A prefix for topics and groups of one test, so that tests share a broker."""
     return f"t{uuid4().hex[:12]}."
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Prometheus' own tool for rules and metrics; where ROOMMETER_TEST_PROMTOOL=required, it has to be here."""
+    found = shutil.which("promtool")
+    if found is None:
+        assert os.environ.get("ROOMMETER_TEST_PROMTOOL") != "required", "promtool is not installed"
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    return found

@@ -8,7 +8,7 @@ import pytest
 from pipeline import audit
 from pipeline.audit import NUMBERS, Hole, HourTotals, Law, Lives, Stage
 from pipeline.audit_bill_store import Window
-from pipeline.audit_canary import canary_answers, canary_scenario
+from pipeline.audit_canary import canary_answers, canary_scenario, finished_scenario
 from pipeline.audit_facts import KeptEvent, Scope, compare_room, differing_rooms, facts_of, gathered, spilled
 from pipeline.audit_loop import show
 from pipeline.auditor import Report
@@ -163,6 +163,14 @@ def test_a_canary_is_known_by_the_ids_of_its_sessions() -> None:
     answers = canary_answers([truth[0].session, "PA_7", "SI_1_2_3"], start_ms + MS_PER_DAY)
     assert answers == [true for true in truth if true.is_exact] != []
     assert canary_answers([truth[0].session], start_ms + MS_PER_HOUR) == []
+
+
+@pytest.mark.parametrize("started", ["13:00:00", "13:17:41", "13:59:59"])
+def test_a_world_to_be_sent_now_is_over(started: str) -> None:
+    """C11: nothing of it lies in the future (R11), so that it may be sent all at once; and it has answers."""
+    world = simulate(finished_scenario(clock(started) + 999))
+    assert max(sent_at_ms for sent_at_ms, _ in world.events) <= clock(started)
+    assert any(true.is_exact for true in world.truth)
 
 
 def test_metrics_say_which_law_does_not_hold() -> None:

@@ -21,12 +21,16 @@ from tests.metering.builders import METERS, ROOT
 
 _README: Final = (ROOT / "README.md").read_text()
 #: Files with a table of settings.
-_FILES: Final = ("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md")
+_FILES: Final = (
+    *("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md", "infra/README.md", "infra/alerts.md"),
+)
 _MOST_LINES: Final = 170
 _BEGIN: Final = "<!-- settings -->\n"
 _END: Final = "<!-- /settings -->"
 #: Settings of the gateway, beside those that begin with its name: the guide has them.
 _OF_THE_GATEWAY: Final = frozenset({"projects_file", "spool_bytes", "ack_timeout_ms", "reconcile_interval_ms"})
+#: What only whoever runs it for others needs.
+_OF_OPERATIONS: Final = frozenset({"stall_after_ms", "secrets_dir"})
 #: Numbers as the README writes them out.
 _NUMBERS: Final = {"ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14}
 
@@ -35,8 +39,12 @@ def _file_of(name: str) -> str:
     """Return the file that has a setting in its table: what the guides do not have, the README has."""
     if name.startswith("limit"):
         return "infra/limits.md"
+    if name.startswith("alert"):
+        return "infra/alerts.md"
     if name == "plans_file":
         return "infra/billing.md"
+    if name in _OF_OPERATIONS:
+        return "infra/README.md"
     return "infra/connect.md" if name.startswith("gateway_") or name in _OF_THE_GATEWAY else "README.md"
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.limits_file import InvalidLimits, parse_limits, read_limits
 from pipeline.metering.limits import Limit
+from pipeline.metering.meters import Meter
 from tests.metering.builders import METERS
 
 _DAILY = 'project = "acme"\nmeter = "agent_session_minutes"\nper = "day"\n'
@@ -43,7 +44,10 @@ def test_sessions_at_one_moment_are_limited_by_their_kind() -> None:
         (_table(_DAILY + 'hard = "8"\nconcurrent = "sip"'), "limits.toml: limit.0: needs either meter and per"),
         (_table(_DAILY.replace("day", "year") + 'hard = "8"'), "limits.toml: limit.0.per: "),
         (_table(_DAILY.replace("acme", "") + 'hard = "8"'), "limits.toml: limit.0.project: is not the name of a proj"),
-        (_table(_DAILY.replace("agent", "robot") + 'hard = "8"'), "limits.toml: limit.0: meter = 'robot_session_minut"),
+        (
+            _table(_DAILY.replace("agent", "robot") + 'hard = "8"'),
+            "limits.toml: limit.0: there is no meter 'robot_ses",
+        ),
         (_table(_DAILY + 'hard = "8"') * 2, "limits.toml: limit.1: acme agent_session_minutes day has a limit already"),
     ],
 )
@@ -54,10 +58,24 @@ def test_a_mistake_is_told_with_its_place_and_what_to_do(text: str, told: str) -
     assert str(caught.value).startswith(told)
 
 
-def test_a_meter_that_is_not_measured_in_sessions_is_refused() -> None:
+@pytest.mark.parametrize("meter", METERS.values(), ids=str)
+def test_every_meter_of_the_table_can_be_limited(meter: Meter) -> None:
+    """R16: whatever measures it, in its own unit."""
+    text = _table(f'project = "*"\nmeter = "{meter.name}"\nper = "day"\nhard = "3"')
+    [limit] = parse_limits(text, METERS, "x").all()
+    assert (limit.meter, limit.unit, limit.hard) == (meter.name, meter.unit, 3 * meter.unit_size)
+
+
+def test_a_meter_that_is_not_in_the_table_is_refused() -> None:
     """A limit that nothing could ever reach would only seem to protect."""
-    with pytest.raises(InvalidLimits, match="meters of sessions can: agent_session_minutes"):
-        parse_limits(_table('project = "*"\nmeter = "llm_input_tokens"\nper = "day"\nhard = "1"'), METERS, "x")
+    with pytest.raises(InvalidLimits, match="there is no meter 'minutes'; there are: agent_session_minutes, data_tr"):
+        parse_limits(_table('project = "*"\nmeter = "minutes"\nper = "day"\nhard = "1"'), METERS, "x")
+
+
+def test_an_amount_beyond_what_can_be_counted_is_refused() -> None:
+    """Quantities have 64 bits; a limit above them would never be reached."""
+    with pytest.raises(InvalidLimits, match="more than can be counted"):
+        parse_limits(_table('project = "*"\nmeter = "data_transfer_gb"\nper = "day"\nhard = "9223372037"'), METERS, "x")
 
 
 def test_every_mistake_is_told_at_once() -> None:

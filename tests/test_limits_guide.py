@@ -64,6 +64,7 @@ def test_the_file_that_the_guide_makes_is_read(folder: Path) -> None:
     limits = parse_limits((folder / "limits.toml").read_text(), METERS, "limits.toml")
     assert [(limit.meter, limit.soft, limit.hard) for limit in limits.of("acme")] == [
         ("agent_session_minutes", 60_000_000, 72_000_000),
+        ("llm_output_tokens", 2_000_000, None),
         ("concurrent_agent", None, 10),
     ]
 
@@ -76,6 +77,7 @@ def test_the_commands_of_the_guide_show_how_limits_stand(folder: Path) -> None:
     limits = [orjson.loads(line) for line in "".join(lines).splitlines()]
     assert [(limit["meter"], limit["percent"]) for limit in limits] == [
         ("agent_session_minutes", 0),
+        ("llm_output_tokens", 0),
         ("concurrent_agent", 10),
     ]
 
@@ -105,7 +107,9 @@ def test_every_metric_named_exists() -> None:
     """As Prometheus shows it."""
     named = set(re.findall(r"\broommeter_limit\w+", _GUIDE))
     known = {metric.name for metric in Metrics().registry.collect()}
-    assert {name.removesuffix("_total") for name in named} == {name for name in known if "_limit" in name}
+    assert {name.removesuffix("_total") for name in named} == {
+        name for name in known if name.startswith("roommeter_limit")
+    }
 
 
 def test_every_file_named_exists() -> None:

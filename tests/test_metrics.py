@@ -1,14 +1,17 @@
 """The registry of metrics obeys its own rules."""
 
 import re
+import subprocess
 
 import pytest
 from prometheus_client import Metric, generate_latest
 
 from pipeline.metering.events import Reason
-from pipeline.metrics import INSTALLATION_LABELS, LABEL_VALUES, Metrics
+from pipeline.metrics import INSTALLATION_LABELS, LABEL_VALUES, Described, Metrics
+from tests.metric_guide import GUIDE, guide
 
-ALL = list(Metrics().registry.collect())
+#: Ours: what a process has by itself is named by the library.
+ALL = [metric for metric in Metrics().registry.collect() if not metric.name.startswith("process_")]
 NAMES = [metric.name for metric in ALL]
 
 
@@ -26,6 +29,26 @@ def test_every_counter_says_total_on_the_page(metric: Metric) -> None:
     page = generate_latest(Metrics().registry).decode()
     ending = "_total" if metric.type == "counter" else ""
     assert f"# TYPE {metric.name}{ending} {metric.type}\n" in page
+
+
+@pytest.mark.parametrize("described", Metrics().guide, ids=lambda described: described.name)
+def test_every_metric_says_what_to_do_when_it_looks_wrong(described: Described) -> None:
+    """A metric that nobody can act on is noise."""
+    assert len(described.remedy) > 20
+    assert described.remedy.endswith((".", "`."))
+
+
+def test_the_guide_is_the_registry() -> None:
+    """infra/metrics.md has every metric with its type, unit and labels."""
+    assert GUIDE.read_text() == guide(), "renew it: python -m tests.metric_guide"
+    assert {f"{one.name.removesuffix('_total')}" for one in Metrics().guide} == set(NAMES)
+
+
+def test_prometheus_own_checks_find_nothing(promtool: str) -> None:
+    """Names, units and help as Prometheus wants them, on the page as it is served."""
+    page = generate_latest(Metrics().registry)
+    checked = subprocess.run((promtool, "check", "metrics"), input=page, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
 def test_labels_are_bounded() -> None:

@@ -209,7 +209,7 @@ def test_a_rollups_example_is_what_the_core_would_say(example: Document) -> None
     assert format_time(hour_ms) == example["hour"]
 
 
-@pytest.mark.parametrize("file", ["rollup", "dead-letter"])
+@pytest.mark.parametrize("file", ["rollup", "dead-letter", "alert"])
 def test_every_field_we_emit_is_required(file: str) -> None:
     """R17, R21: a consumer may rely on each; values of the wrong form are refused."""
     schema = _schema(_SCHEMAS / f"{file}.v1.json")

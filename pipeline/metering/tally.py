@@ -11,15 +11,23 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from pipeline.metering.counted import reported_by_hour
 from pipeline.metering.events import Event, EventType
 from pipeline.metering.meters import Meter
+from pipeline.metering.quantities import Transferred
 from pipeline.metering.session import Facts, Room, RoomKey, Session
-from pipeline.metering.timeline import newest_restart_ms, timeline
+from pipeline.metering.tally_hours import TallyHours
+from pipeline.metering.tally_reported import TallyReported
+from pipeline.metering.timeline import newest_restart_ms, start_ms, timeline
 from pipeline.metering.units import NEVER_MS
 from pipeline.metering.usage import CellKey, billed, feeds, increments_by_hour
 
 #: What a room that was not seen before begins with; anything else may belong to one that is no longer in memory.
 _BEGINNINGS = frozenset({EventType.ROOM_STARTED, EventType.SESSION_CONNECTED})
+#: What is no event of a room.
+_REPORTED = frozenset({EventType.USAGE_RECORDED, EventType.NUMBER_ACQUIRED, EventType.NUMBER_RELEASED})
+#: In place of every hour before `from_ms`: of the bytes reported in those, only the largest matter.
+_BEFORE_MS = 0
 
 
 @dataclass(slots=True)
@@ -43,23 +51,32 @@ class Tally:
         kinds: AbstractSet[str] = frozenset(),
     ) -> None:
         """Begin with nothing known; `projects` None means every one, `kinds` are those counted beside the meters'."""
-        self._meters = meters
-        self._kinds = kinds | {meter.kind for meter in meters}
+        self._meters = [meter for meter in meters if meter.measures == "session"]
+        self._counters = {meter.name: meter.increment for meter in meters if meter.measures == "counter"}
+        self._kinds = kinds | {meter.kind for meter in self._meters}
         self._projects = projects
         self._orphan_after_ms = orphan_after_ms
-        self.from_ms = 0
+        self._hours = TallyHours()
+        self._reported = TallyReported(meters, projects, self._hours)
         self.facts = Facts()
-        #: Projects of which a number has changed; whoever looks at them empties it.
-        self.changed: set[str] = set()
         #: Rooms of which memory may not know all that was ever said: whoever has their facts joins them.
         self.doubtful: set[RoomKey] = set()
+        self._bytes: dict[RoomKey, dict[str, dict[int, Transferred]]] = {}
         self._shares: dict[RoomKey, _Share] = {}
         self._touched: set[RoomKey] = set()
         self._queue: list[tuple[int, RoomKey]] = []
-        self._recent: dict[str, dict[tuple[str, int], int]] = {}
         self._open: dict[str, dict[str, int]] = {}
-        self._before: dict[tuple[str, str], dict[int, int]] = {}
-        self._sums: dict[tuple[str, str, int], int] = {}
+        self._fading: list[RoomKey] = []
+
+    @property
+    def changed(self) -> set[str]:
+        """Projects of which a number has changed; whoever looks at them empties it."""
+        return self._hours.changed
+
+    @property
+    def from_ms(self) -> int:
+        """Where the hours begin that are exact."""
+        return self._hours.from_ms
 
     def observe(self, event: Event) -> None:
         """Join one event; the numbers follow when time is told."""
@@ -67,24 +84,43 @@ class Tally:
             self.facts.observe(event)
             self._touched |= {key for key, _, session in self.facts.sessions() if event.source in session.sources}
             return
-        if self._projects is not None and event.project not in self._projects:
+        if not self._is_wanted(event.project):
+            return
+        if event.type in _REPORTED:
+            self._reported.observe(event)
+            return
+        if not (self._kinds or self._counters):
             return
         key = (event.project, event.room)
-        is_new = key not in self.facts.rooms
+        room = self.facts.rooms.get(key)
+        is_new = room is None or (event.session != "" and event.session not in room.sessions)
         if self.facts.observe(event):
             self._touched.add(key)
-            if is_new and (event.time_ms < self.from_ms or event.type not in _BEGINNINGS):
+            if is_new and (event.time_ms < self.from_ms or (room is None and event.type not in _BEGINNINGS)):
                 self.doubtful.add(key)
+        if event.bytes_in is not None or event.bytes_out is not None:
+            for (*_, name, hour_ms), transferred in self.facts.take_quantities().counters.items():
+                self._count(key, name, hour_ms, transferred)
 
     def join(self, facts: Facts) -> None:
         """Join what is known elsewhere; joined twice it changes nothing (R10)."""
-        wanted = {key: room for key, room in facts.rooms.items() if self._projects is None or key[0] in self._projects}
+        wanted = {key: room for key, room in facts.rooms.items() if self._is_wanted(key[0])}
         self.facts.join(Facts(wanted, facts.restarts_ms))
+        self._reported.join(facts.quantities)
+        for (project, room, name, hour_ms), transferred in facts.quantities.counters.items():
+            if (project, room) in wanted:
+                self._count((project, room), name, hour_ms, transferred)
         self._touched |= wanted.keys()
         self.doubtful -= wanted.keys()
 
+    def trust(self, keys: Iterable[RoomKey]) -> None:
+        """Take what memory knows of rooms as all there is: whoever was asked had nothing to join, or it is joined."""
+        self.doubtful.difference_update(keys)
+        self._touched.update(key for key in keys if key in self.facts.rooms)
+
     def settle(self, as_of_ms: int, most: int) -> bool:
         """Bring the numbers of at most so many rooms up to a moment; tell whether that was all of them."""
+        self._reported.settle(as_of_ms)
         while most and self._queue and self._queue[0][0] <= as_of_ms:
             queued_ms, key = heappop(self._queue)
             share = self._shares.get(key)
@@ -95,51 +131,44 @@ class Tally:
         while most and self._touched:
             self._renew(self._touched.pop(), as_of_ms)
             most -= 1
+        while most and self._fading:
+            self.forget([self._fading.pop()])
+            most -= 1
         return most > 0
 
     def rebase(self, from_ms: int, before: Mapping[CellKey, int]) -> None:
-        """Take the increments of the hours before `from_ms` from elsewhere, and forget rooms that are past with them.
+        """Take the increments of the hours before `from_ms` from elsewhere, and forget, by and by, what is past.
 
         `from_ms` never goes back.
         """
-        assert from_ms >= self.from_ms, "what was forgotten is not known any more"
-        moves, self.from_ms = from_ms > self.from_ms, from_ms
-        self._before = {}
-        for (project, meter, hour_ms), increments in before.items():
-            if hour_ms < from_ms:
-                self._before.setdefault((project, meter), {})[hour_ms] = increments
-        self._sums.clear()
-        self.changed |= self.projects()
+        moves = from_ms > self.from_ms
+        self._hours.rebase(from_ms, before)
+        self.changed.update(self._open)
         if moves:
-            for cells in self._recent.values():
-                for cell in [cell for cell in cells if cell[1] < from_ms]:
-                    del cells[cell]
-            self.forget(self._shares)
+            self._fading = list(self._shares)
+            self._reported.forget()
 
     def forget(self, keys: Iterable[RoomKey]) -> None:
         """Forget those of some rooms that can have no usage from `from_ms` on, as far as is known."""
-        for key in [key for key in keys if key in self._shares and self._is_past(key, self._shares[key])]:
-            del self._shares[key], self.facts.rooms[key]
+        for key in keys:
+            if key in self._shares and self._is_past(key, self._shares[key]):
+                del self._shares[key], self.facts.rooms[key]
+                self._bytes.pop(key, None)
 
     def projects(self) -> set[str]:
         """Return the projects of which anything is known."""
-        return {project for project, _ in self._before} | self._recent.keys() | self._open.keys()
+        return self._hours.projects() | self._open.keys()
 
     def increments(self, project: str, meter: str, period_ms: int, period_end_ms: int) -> int:
         """Return the increments of the hours that start in [period_ms, period_end_ms)."""
-        key = (project, meter, period_ms)
-        before = self._sums.get(key)
-        if before is None:
-            hours = self._before.get((project, meter), {})
-            before = self._sums[key] = sum(n for hour_ms, n in hours.items() if period_ms <= hour_ms < period_end_ms)
-        recent = self._recent.get(project, {})
-        return before + sum(
-            n for (name, hour_ms), n in recent.items() if name == meter and period_ms <= hour_ms < period_end_ms
-        )
+        return self._hours.increments(project, meter, period_ms, period_end_ms)
 
     def open_sessions(self, project: str, kind: str) -> int:
         """Return how many sessions of a kind are open."""
         return self._open.get(project, {}).get(kind, 0)
+
+    def _is_wanted(self, project: str) -> bool:
+        return self._projects is None or project in self._projects
 
     def _is_past(self, key: RoomKey, share: _Share) -> bool:
         room = self.facts.rooms[key]
@@ -159,6 +188,10 @@ class Tally:
         for session in room.sessions.values():
             if session.kind in self._kinds:
                 self._add_session(new, session, room, as_of_ms)
+        if key in self.doubtful:  # what it has sent before may be unknown here, and would all seem to be new
+            new.increments |= {cell: count for cell, count in old.increments.items() if cell[0] in self._counters}
+        elif key in self._bytes:
+            self._add_bytes(new, self._bytes[key], room, as_of_ms)
         if new.increments != old.increments or new.opened != old.opened:
             self._apply(key[0], old, -1)
             self._apply(key[0], new, 1)
@@ -168,11 +201,18 @@ class Tally:
             new.queued_ms = new.due_ms
             heappush(self._queue, (new.due_ms, key))
 
+    def _count(self, key: RoomKey, name: str, hour_ms: int, transferred: Transferred) -> None:
+        """Join the bytes that a session has reported in an hour, if any meter counts them."""
+        if not self._counters:
+            return
+        reports = self._bytes.setdefault(key, {}).setdefault(name, {})
+        hour_ms = hour_ms if hour_ms >= self.from_ms else _BEFORE_MS
+        known = reports.get(hour_ms, transferred)
+        reports[hour_ms] = Transferred(*map(max, known, transferred))
+
     def _apply(self, project: str, share: _Share, sign: int) -> None:
-        recent = self._recent.setdefault(project, defaultdict(int))
-        for cell, increments in share.increments.items():
-            if cell[1] >= self.from_ms:
-                recent[cell] += sign * increments
+        for (meter, hour_ms), increments in share.increments.items():
+            self._hours.add(project, meter, hour_ms, sign * increments)
         opened = self._open.setdefault(project, defaultdict(int))
         for kind, count in share.opened.items():
             opened[kind] += sign * count
@@ -200,3 +240,15 @@ class Tally:
                 if as_of_ms < ended_at_ms:
                     total = max(1, billed(until_ms - started_at_ms, meter.increment))
                     share.due_ms = min(share.due_ms, started_at_ms + total * meter.increment + 1)
+
+    def _add_bytes(self, share: _Share, reported: dict[str, dict[int, Transferred]], room: Room, as_of_ms: int) -> None:
+        """R13: of every session that connected, whatever its kind; what its room does not know has not connected."""
+        for name, reports in reported.items():
+            started_at_ms = start_ms(room.sessions.get(name, Session()))
+            if started_at_ms >= as_of_ms:
+                share.due_ms = min(share.due_ms, started_at_ms + 1)
+                continue
+            for meter, increment in self._counters.items():
+                for hour_ms, increments in reported_by_hour(reports, increment, NEVER_MS):
+                    cell = (meter, hour_ms)
+                    share.increments[cell] = share.increments.get(cell, 0) + increments

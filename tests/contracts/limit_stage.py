@@ -7,9 +7,10 @@ import orjson
 
 from pipeline import limit_codec
 from pipeline.clickhouse import Store, StoreUnavailable
+from pipeline.decisions import PATIENCE_MS
 from pipeline.kafka import read_topic
 from pipeline.limit_store import LimitStore
-from pipeline.limiter import PATIENCE_MS, Limiter
+from pipeline.limiter import Limiter
 from pipeline.limits_file import parse_limits
 from pipeline.messages import lifecycle_message
 from pipeline.metering.limits import Crossing, StoryKey, follows
@@ -22,7 +23,7 @@ from pipeline.rows import Batch
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.contracts.emitter_stage import Stepped, Steps
-from tests.metering.builders import METERS, Document, connected, disconnected
+from tests.metering.builders import METERS, Document, connected, disconnected, event
 
 #: Ten minutes an hour, twelve at most; two agents at once.
 LIMITS = """
@@ -49,16 +50,24 @@ class LimitStage:
         self.metrics = Metrics()
         self.limits = LIMITS
         self.is_away = False
+        self._limiters: list[Limiter] = []
 
     def limiter(self, steps: Steps | None = None) -> Limiter:
         """Return a new limiter, as after a start."""
         limits = parse_limits(self.limits, METERS, "limits.toml")
-        stored = LimitStore(self.store, limits, ORPHAN_AFTER_MS)
+        stored = LimitStore(self.store, METERS, limits, ORPHAN_AFTER_MS)
         store, producer = cast("LimitStore", Stepped(stored, self._reach_store)), self.producer
         if steps is not None:
             store = cast("LimitStore", Stepped(stored, steps.reach))
             producer = cast("Producer", Stepped(producer, steps.reach))
-        return Limiter(self.settings, METERS, limits, store, producer, self.metrics, lambda: self.now_ms)
+        limiter = Limiter(self.settings, METERS, limits, store, producer, self.metrics, lambda: self.now_ms)
+        self._limiters.append(limiter)
+        return limiter
+
+    async def close(self) -> None:
+        """Let all limiters go."""
+        for limiter in self._limiters:
+            await limiter.close()
 
     async def _reach_store(self) -> None:
         if self.is_away:
@@ -79,6 +88,11 @@ class LimitStage:
             connected(began_ms, session=session, room=room, **data),
             disconnected(self.now_ms, session=session, room=room, **data),
         )
+
+    async def use(self, name: str, meter: str, quantity: int) -> None:
+        """Send a usage event of acme's."""
+        document = event("usage.recorded", self.now_ms, project="acme", meter=meter, quantity=quantity)
+        await self.send(document | {"id": name})
 
     def stored(self, session: str, began_ms: int, ended_ms: int = NEVER_MS, **facts: Any) -> None:
         """Store what is known of an agent's session, as the worker does."""

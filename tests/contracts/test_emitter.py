@@ -114,7 +114,7 @@ async def test_an_hour_that_the_audit_holds_is_not_emitted_until_it_is_let_go(st
         stage.settings, stage.meters, stage.store, stage.producer, stage.metrics, lambda: stage.now_ms, lambda: held
     )
     assert [rollup.hour_ms for rollup in (await emitter.run_once()).published] == [clock("15:00:00")]
-    assert stage.metrics.registry.get_sample_value("roommeter_hours_held") == 2
+    assert stage.metrics.registry.get_sample_value("roommeter_emissions_held") == 2
     held.clear()
     assert [rollup.hour_ms for rollup in (await emitter.run_once()).published] == [clock("14:00:00")]
     await stage.check()

@@ -1,6 +1,7 @@
 """What the batch path takes over from Faust, property by property, on a real broker."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -78,6 +79,27 @@ async def test_a_full_queue_stops_polling_and_keeps_the_assignment(settings: Set
         lane.open.set()
         await lane.until(lambda: lane.count() == 20_000)
         assert all(offsets == list(range(5000)) for offsets in lane.seen.values())
+
+
+async def test_a_rebalance_while_the_queue_is_full_ends_nobody(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Revoke: Faust clears the queue and cancels who waits at it; what waited is read again, by its next owner."""
+    monkeypatch.setattr(fastlane, "HAND_OVER_SECONDS", 0.1)
+    async with running(settings) as first:
+        first.open.clear()
+        await send(settings, 20_000)
+        queue = next(iter(first.app.batches._subscribers)).queue
+        await eventually(lambda: bool(queue._putters))
+        async with running(settings) as second:
+            first.open.set()
+            for lane in (first, second):
+                await lane.until(partial(_has_all, lane))
+            assert (first.app.crash_reason, second.app.crash_reason) == (None, None)
+
+
+def _has_all(lane: Lane) -> bool:
+    return lane.owned is not None and len(lane.owned) == 2 and all(len({*lane.seen[n]}) == 5000 for n in lane.owned)
 
 
 async def test_the_table_is_recovered_from_its_changelog(settings: Settings) -> None:

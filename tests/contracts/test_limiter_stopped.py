@@ -12,7 +12,7 @@ from tests.lane import PATIENCE_SECONDS
 from tests.metering.builders import amended
 
 #: Calls of the store and the producer in a first run that tells two crossings: each is a step before which it may stop.
-_STEPS = 10
+_STEPS = 11
 #: The first of them that leaves a trace in the log of decisions.
 _FIRST_TRACE = 6
 

@@ -13,8 +13,21 @@ _TABLES = {
     *("session_facts", "room_facts", "server_facts", "events", "progress", "rollups", "meter_tables"),
     *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
     *("reconciliations", "amendments", "audit_holds", "invoices"),
+    *("alerts", "current_alerts", "alert_mutes", "activity_slots", "event_slots"),
     *("counter_facts", "discrete_facts", "number_facts"),
     *("counter_usage", "discrete_usage", "rental_usage", "session_usage", "attributed_usage"),
+    *(
+        "v_rollups",
+        "v_usage_hourly",
+        "v_usage_daily",
+        "v_projects",
+        "v_invoices",
+        "v_amendments",
+        "v_events",
+        "rules",
+        "erasures",
+    ),
+    *("v_sessions", "v_unbilled_sessions", "v_open_sessions", "v_usage_live", "v_attribution"),
 }
 
 
@@ -51,7 +64,7 @@ def test_two_processes_may_migrate_at_once(open_store: Callable[[], Store], mete
 def test_a_migration_that_died_half_way_is_applied_again(open_store: Callable[[], Store], meters: Meters) -> None:
     """It is recorded only when all of it was applied."""
     store = open_store()
-    target = store._target
+    target = store.target
     for statement in shipped_migrations()[0].statements(target)[:2]:
         store._client.command(statement)
     assert store.migrate(meters)[0] == "0001_facts"

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from pipeline.codec import encode_rollup
-from pipeline.deliverer import Counts, Deliverer, Rules, deliver_rollups, posting
+from pipeline.deliverer import Counts, Deliverer, Rules, deliver_rollups, group_of, posting, read_rollup
 from pipeline.delivery import Target, TargetAway, TargetHalted, Trying
 from pipeline.delivery_targets import OpenMeter, Stripe, Webhook
 from pipeline.embedded import now_ms
@@ -24,6 +25,7 @@ from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, hour_of
 from pipeline.producer import Producer
 from pipeline.settings import Settings
 from pipeline.topics import topics
+from pipeline.watch import delivery_probe
 from tests.brokers import TestBroker
 from tests.faults.billing import KEY, SECRET, Billing, Fault, billing
 from tests.lane import declare
@@ -108,6 +110,21 @@ async def _kept(settings: Settings) -> list[Record]:
 
 def _said(record: Record, name: str) -> str:
     return dict(record.headers)[name].decode()
+
+
+async def test_what_became_of_rollups_and_how_many_wait_are_metrics(settings: Settings, fake: Billing) -> None:
+    """An operator sees a delivery that falls behind, by target, before the customer's bill does."""
+    counts = Counts()
+    look = delivery_probe(settings, counts.metrics, "webhook", group_of(settings, "webhook"))
+    await _emit(settings, _rollups(3))
+    value = partial(counts.metrics.registry.get_sample_value, labels={"target": "webhook"})
+    await look()
+    assert value("roommeter_delivery_lag_records") == 3
+    await deliver_rollups(settings, _target(fake, "webhook"), now_ms, counts, Rules(attempts=2), "earliest")
+    assert [one.waiting for one in (await look()).work.values()] == [0, 0, 0]
+    assert value("roommeter_delivery_lag_records") == 0
+    outcomes = {"target": "webhook", "outcome": "delivered"}
+    assert counts.metrics.registry.get_sample_value("roommeter_deliveries_total", outcomes) == 3
 
 
 @pytest.mark.parametrize("name", ["webhook", "stripe", "openmeter"])
@@ -253,7 +270,7 @@ async def test_a_deliverer_that_slept_sends_nothing_that_another_has_answered_fo
     counts = Counts()
     async with GroupReader(settings.kafka, name, group, "earliest") as reader, posting(now_ms) as post:
         assert await _deliver(settings, _stripe(fake)) == Counts(delivered=3)
-        sleeper = Deliverer(_stripe(fake), reader, post, _unused, name, now_ms, Rules(), counts)
+        sleeper = Deliverer(_stripe(fake), reader, post, _unused, name, now_ms, Rules(), counts, read_rollup)
         await sleeper.run(await reader.end_offsets(), lambda _record: True)
         [partition] = {record.partition async for record in read_topic(settings.kafka, name)}
         await reader.commit(partition, 0)
