@@ -103,9 +103,8 @@ FROM progress WHERE topic = {topic:String} GROUP BY partition
 """
 _CHANGES: Final = """
 SELECT if(count() = 0, {never_ms:Int64}, toUnixTimestamp64Milli(min(earliest))), toUnixTimestamp64Milli(now64(3))
-FROM changes(
-    since = {since:DateTime64(3, 'UTC')}, after = {after:DateTime64(3, 'UTC')}, until = {until:DateTime64(3, 'UTC')},
-    orphan_after_ms = {orphan_after_ms:UInt64})
+FROM changes(since = {since:DateTime64(3, 'UTC')}, after = {after:DateTime64(3, 'UTC')},
+    until = {until:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64})
 """
 _OPEN_ROOMS: Final = """
 WITH open AS
@@ -274,15 +273,11 @@ class Store:
 
     def progress(self, topic: str) -> dict[int, tuple[int, int]]:
         """Return, by partition, the offset to process next and the newest broker time processed, in ms."""
-        rows = self.query(_PROGRESS, topic=topic)
-        return {partition: (next_offset, broker_time_ms) for partition, next_offset, broker_time_ms in rows}
+        return {partition: (offset, time_ms) for partition, offset, time_ms in self.query(_PROGRESS, topic=topic)}
 
     def changes(self, query: ChangeQuery) -> Changes:
         """Return from when on usage may have changed, for whoever read all of it before."""
-        since, after, until = map(timestamp, (query.since_ms, query.after_ms, query.until_ms))
-        parameters = {"orphan_after_ms": query.orphan_after_ms, "never_ms": NEVER_MS}
-        [row] = self.query(_CHANGES, since=since, after=after, until=until, **parameters)
-        return Changes(*row)
+        return Changes(*self.query(_CHANGES, **query.parameters())[0])
 
     def open_rooms(self) -> Iterator[tuple[str, str, Room]]:
         """Yield every room with a session of which no end is known, its own or the room's; with all its facts.

@@ -94,6 +94,12 @@ class ChangeQuery:
     until_ms: int
     orphan_after_ms: int = ORPHAN_AFTER_MS
 
+    def parameters(self) -> dict[str, object]:
+        """Return what the view `changes` is asked with."""
+        times = {"since": self.since_ms, "after": self.after_ms, "until": self.until_ms}
+        moments = {name: timestamp(time_ms) for name, time_ms in times.items()}
+        return {**moments, "orphan_after_ms": self.orphan_after_ms, "never_ms": NEVER_MS}
+
 
 class Changes(NamedTuple):
     """From when on usage may have changed, in ms: NEVER_MS where nothing did; and the store's clock at the question."""

@@ -238,10 +238,10 @@ class _AsksForTheTimeLast(Emitter):
 class _ForgetsHowFarItWas(Emitter):
     """The watermark is what can be shown now, however much more was known before."""
 
-    _reached_ms: int
+    reached_ms: int
 
     async def run_once(self) -> Emission:
-        self._reached_ms = 0
+        self.reached_ms = 0
         return await super().run_once()
 
 
