@@ -166,7 +166,7 @@ async def _standings(desk: Desk, name: str, now: Moment) -> list[Standing] | Non
 def _invoice(store: "Store", desk: Desk, name: str, now: Moment) -> Invoice | str:
     """Return what the month would be billed as of now, or why there is nothing to show."""
     try:
-        plans, _ = read_plans(desk.settings, desk.meters)
+        plans = read_plans(desk.settings, desk.meters)
         month = Month.at(now.as_of_ms)
         found = Invoicing(store, desk.meters, plans, desk.settings, month, now.as_of_ms).preview(name)
     except InvalidPlans as error:
