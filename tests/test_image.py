@@ -87,15 +87,20 @@ def test_what_is_copied_is_there_and_nothing_else_is_let_in() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-@pytest.fixture
-def maker() -> ModuleType:
-    """The program that makes secrets."""
+def load_maker() -> ModuleType:
+    """Return the program that makes secrets, as a module."""
     spec = importlib.util.spec_from_file_location("make_secrets", ROOT / "infra" / "make_secrets.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def maker() -> ModuleType:
+    """The program that makes secrets."""
+    return load_maker()
 
 
 def test_secrets_are_made_for_their_owner_and_group(maker: ModuleType, tmp_path: Path) -> None:
@@ -117,7 +122,8 @@ def test_the_passwords_of_both_sides_agree(maker: ModuleType, tmp_path: Path, mo
     known = ET.fromstring(files["clickhouse_users.xml"])  # noqa: S314 - our own file
     for user, password in (
         ("roommeter", store.partition("roommeter:")[2].partition("@")[0]),
-        ("roommeter", files["clickhouse_password"]),
+        ("admin", files["clickhouse_admin_password"]),
+        ("admin", files["roommeter_admin_store"].partition("admin:")[2].partition("@")[0]),
         ("grafana", files["grafana_clickhouse_password"]),
     ):
         assert known.findtext(f"users/{user}/password_sha256_hex") == hashlib.sha256(password.encode()).hexdigest()
