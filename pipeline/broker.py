@@ -8,14 +8,19 @@ Beside Kafka it opens a control port, on loopback too, that wants a token from t
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
+
+from pipeline.settings import Settings
+
+_log: Final = logging.getLogger(__name__)
 
 _HOST: Final = "127.0.0.1"
 _START_TIMEOUT_S: Final = 30.0
@@ -100,6 +105,11 @@ class EmbeddedBroker:
         """Return when it has ended by itself. Its clients do not find back to it then: end with it."""
         while self._process is not None and self._process.poll() is None:  # noqa: ASYNC110 - a process has no event
             await asyncio.sleep(1)
+
+    async def raise_end(self) -> None:
+        """Raise BrokerUnavailable when it has ended by itself."""
+        await self.ended()
+        raise BrokerUnavailable("the embedded broker has ended by itself; start again, and it goes on where it stopped")
 
     def size_bytes(self) -> int:
         """Return the size of its data, to be compared with LIMIT_BYTES."""
@@ -192,3 +202,21 @@ async def _exchange(port: int, api_key: int, body: bytes) -> bytes:
         raise ConnectionResetError(str(error)) from error
     finally:
         writer.close()
+
+
+@contextlib.asynccontextmanager
+async def embedded_broker(settings: Settings) -> AsyncIterator[tuple[Settings, EmbeddedBroker]]:
+    """Run the embedded broker; yields it, and the settings that lead to it and to the embedded store."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    embedded = EmbeddedBroker(settings.data_dir / "broker", settings.broker_port)
+    await embedded.start()
+    try:
+        if embedded.size_bytes() > embedded.LIMIT_BYTES:
+            _log.warning(
+                "The embedded broker holds %d MB and gets slow. It is for trying out: see README, 'At scale'.",
+                embedded.size_bytes() // 1_000_000,
+            )
+        store = f"chdb://{(settings.data_dir / 'clickhouse').resolve()}"
+        yield settings.model_copy(update={"kafka": embedded.bootstrap, "store": store}), embedded
+    finally:
+        await embedded.stop()

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import click
 
+from pipeline.cli_alerts import alerter, alerts
 from pipeline.cli_amend import amend
 from pipeline.cli_audit import audit
 from pipeline.cli_canary import canary
@@ -44,22 +45,8 @@ def main() -> None:
 
 
 for command in (
-    *(up, gateway, worker, emitter, limiter, migrate, demo, demo_month),
-    *(produce, replay, simulate, canary, reconcile),
-    *(
-        audit,
-        explain,
-        usage,
-        attribute,
-        sessions,
-        rollups,
-        limits,
-        invoice,
-        export,
-        deliver,
-        amend,
-        erase,
-        dead_letters,
-    ),
+    *(up, gateway, worker, emitter, limiter, alerter, migrate, demo, demo_month),
+    *(produce, replay, simulate, canary, reconcile, amend, erase, dead_letters),
+    *(audit, explain, usage, attribute, sessions, rollups, limits, alerts, invoice, export, deliver),
 ):
     main.add_command(command)

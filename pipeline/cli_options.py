@@ -30,6 +30,7 @@ _EXPECTED: Final = (
     "InvalidPlans",
     "InvoiceRefused",
     "InvalidLimits",
+    "InvalidRules",
     "SpoolInUse",
     "SpoolUnavailable",
     "MemoryUnavailable",

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import randrange
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import aiohttp
 import orjson
@@ -39,7 +39,7 @@ from pipeline.metering.units import MS_PER_HOUR, MS_PER_SECOND, format_time
 from pipeline.metrics import Metrics
 from pipeline.producer import Producer
 from pipeline.settings import Settings
-from pipeline.topics import topics
+from pipeline.topics import Topic, topics
 
 _log: Final = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ Park = Callable[[Message], Awaitable[None]]
 """Keeps a message, and returns when the brokers have it."""
 Pause = Callable[[float], Awaitable[None]]
 """Waits for seconds."""
+Read = Callable[[bytes | None], Mapping[str, Any]]
+"""Returns the document of a record, as far as targets look at it; raises Refused for anything else."""
 Takes = Callable[[Record], bool]
 """Tells whether a record is to be delivered."""
 Outcome = Literal["delivered", "passed_over", "refused", "doubtful"]
@@ -124,6 +126,7 @@ class Deliverer:
         clock: Callable[[], int],
         rules: Rules,
         counts: Counts,
+        read: Read,
         pause: Pause = asyncio.sleep,
     ) -> None:
         """Keep the parts; `counts` are added to."""
@@ -135,6 +138,7 @@ class Deliverer:
         self._clock = clock
         self._rules = rules
         self._counts = counts
+        self._read = read
         self._pause = pause
         self._refusals = 0
 
@@ -203,15 +207,15 @@ class Deliverer:
     async def _answer_for(self, record: Record, since_ms: int | None) -> None:
         """Deliver one record, or keep it with the reason why not."""
         try:
-            rollup = _rollup(record.value)
-            is_sent = await self._send(rollup, record.value or b"", since_ms)
+            document = self._read(record.value)
+            is_sent = await self._send(document, record.value or b"", since_ms)
         except Refused as error:
             await self._refuse(record, error)
             return
         self._refusals = 0
         self._counts.add(self._target.name, "delivered" if is_sent else "passed_over")
 
-    async def _send(self, rollup: Mapping[str, Any], value: bytes, since_ms: int | None) -> bool:
+    async def _send(self, document: Mapping[str, Any], value: bytes, since_ms: int | None) -> bool:
         """Send until the target has it; tell whether there was anything to.
 
         Raises Refused, TargetHalted, TargetAway.
@@ -219,7 +223,7 @@ class Deliverer:
         attempt, window_ms = 0, self._target.forgets_after_ms
         while True:
             now_ms = self._clock()
-            request = self._target.request(rollup, value, now_ms)
+            request = self._target.request(document, value, now_ms)
             if request is None:
                 return False
             if since_ms is None:
@@ -230,7 +234,7 @@ class Deliverer:
                 )
             attempt += 1
             try:
-                self._target.judge(rollup["id"], await self._post(request))
+                self._target.judge(document["id"], await self._post(request))
             except Later as error:
                 self._counts.metrics.delivery_retries.labels(self._target.name).inc()
                 if attempt == self._rules.attempts:
@@ -263,6 +267,19 @@ class Deliverer:
         _log.error("%s: %s is not delivered but kept on %s: %s", self._target.name, place, self._refused_topic, error)
 
 
+class Route(NamedTuple):
+    """From which topic is delivered, where is kept what is refused, in whose name is read, and how."""
+
+    source: Topic
+    refused: Topic
+    group: str
+    read: Read
+
+
+def _everything(_record: Record) -> bool:
+    return True
+
+
 async def deliver_rollups(
     settings: Settings,
     target: Target,
@@ -282,19 +299,35 @@ async def deliver_rollups(
     """
     names = topics(settings)
     group = group_of(settings, target.name, again)
-    source = names.refused if again else names.rollups
+    route = Route(names.refused if again else names.rollups, names.refused, group, read_rollup)
+    takes = _kept(target.name, again) if again else _everything
+    await deliver(settings, target, route, clock, counts, rules, "earliest" if again else begin, takes, pause)
+
+
+async def deliver(
+    settings: Settings,
+    target: Target,
+    route: Route,
+    clock: Callable[[], int],
+    counts: Counts,
+    rules: Rules,
+    begin: Begin | None,
+    takes: Takes = _everything,
+    pause: Pause = asyncio.sleep,
+) -> None:
+    """Deliver what a topic has to a target; as `deliver_rollups`."""
+    source, refused, group, read = route
     while True:
         try:
-            await create_topics(settings.kafka, [names.rollups, names.refused])
+            await create_topics(settings.kafka, [source, refused])
             async with (
                 Producer(settings.kafka) as producer,
                 posting(clock) as post,
-                GroupReader(settings.kafka, source.name, group, "earliest" if again else begin) as reader,
+                GroupReader(settings.kafka, source.name, group, begin) as reader,
             ):
                 park = partial(_park, producer)
-                deliverer = Deliverer(target, reader, post, park, names.refused.name, clock, rules, counts, pause)
-                until = None if rules.attempts is None else await reader.end_offsets()
-                await deliverer.run(until, _kept(target.name, again) if again else _everything)
+                deliverer = Deliverer(target, reader, post, park, refused.name, clock, rules, counts, read, pause)
+                await deliverer.run(None if rules.attempts is None else await reader.end_offsets(), takes)
                 return
         except KafkaAway as error:
             if rules.attempts is not None:
@@ -312,17 +345,13 @@ async def _park(producer: Producer, message: Message) -> None:
     await producer.send(*message)
 
 
-def _everything(_record: Record) -> bool:
-    return True
-
-
 def _kept(name: str, state: str) -> Takes:
     """Return what tells a target's own records of the topic of refused rollups."""
     wanted = {("target", name.encode()), ("state", state.encode())}
     return lambda record: wanted <= set(record.headers)
 
 
-def _rollup(value: bytes | None) -> Mapping[str, Any]:
+def read_rollup(value: bytes | None) -> Mapping[str, Any]:
     """Return the document of a rollup, as far as targets look at it; raises Refused for anything else."""
     try:
         document = orjson.loads(value or b"")

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from pipeline.alerts.loop import Watch, alert_forever, read_watch
 from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
-from pipeline.broker import BrokerUnavailable, EmbeddedBroker
+from pipeline.broker import embedded_broker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
@@ -196,24 +197,6 @@ async def _watched(system: System, part: str, probe: Probe) -> AsyncIterator[Non
 
 
 @asynccontextmanager
-async def broker(settings: Settings) -> AsyncIterator[tuple[Settings, EmbeddedBroker]]:
-    """Run the embedded broker; yields it, and the settings that lead to it and to the embedded store."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    embedded = EmbeddedBroker(settings.data_dir / "broker", settings.broker_port)
-    await embedded.start()
-    try:
-        if embedded.size_bytes() > embedded.LIMIT_BYTES:
-            logger.warning(
-                "The embedded broker holds %d MB and gets slow. It is for trying out: see README, 'At scale'.",
-                embedded.size_bytes() // 1_000_000,
-            )
-        store = f"chdb://{(settings.data_dir / 'clickhouse').resolve()}"
-        yield settings.model_copy(update={"kafka": embedded.bootstrap, "store": store}), embedded
-    finally:
-        await embedded.stop()
-
-
-@asynccontextmanager
 async def worker(settings: Settings) -> AsyncIterator[System]:
     """Run one worker. Raises what ends it."""
     async with (
@@ -274,6 +257,22 @@ async def limiter(settings: Settings) -> AsyncIterator[System]:
         watching.cancel()
 
 
+async def watch_anomalies(system: System, watch: Watch) -> None:
+    """Look for anomalies again and again, and tell of them."""
+    with closing(await asyncio.to_thread(_open, system.settings)) as store:  # its own: weeks are asked for long
+        await alert_forever(system.settings, watch, store, system.producer, system.metrics, system.readiness, now_ms)
+
+
+@asynccontextmanager
+async def alerter(settings: Settings) -> AsyncIterator[System]:
+    """Run one alerter. Raises what is wrong with its files, and what ends it."""
+    watch = read_watch(settings, load_meters(settings), settings.secrets(os.environ))
+    async with connected(settings, "alerter") as system, asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch_anomalies(system, watch))
+        yield system
+        watching.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class Entrance:
     """A running gateway: its ports are of health and metrics, and of what media servers post to."""
@@ -328,15 +327,15 @@ async def accepting(settings: Settings, meters: Meters, metrics: Metrics, readin
 @asynccontextmanager
 async def up(settings: Settings) -> AsyncIterator[System]:
     """Run everything: broker, engine, gateway, worker, emitter and the HTTP surface. Raises what ends a part."""
-    projects = read_projects(
-        settings.projects_file, settings.secrets(os.environ)
-    )  # first: a mistake in it is told at once
-    limits = read_limits(settings.limits_file, load_meters(settings))
+    secrets = settings.secrets(os.environ)
+    projects = read_projects(settings.projects_file, secrets)  # first: a mistake in it is told at once
+    watch = read_watch(settings, load_meters(settings), secrets)
+    limits = watch.limits
     page = None if limits is None else LimitsPage()
     watched_limits = () if limits is None else ("limiter", "limiter_progress")
-    conditions = ("gateway", *Worker.CONDITIONS, "emitter", "emitter_progress", *watched_limits)
+    conditions = ("gateway", *Worker.CONDITIONS, "emitter", "emitter_progress", "alerter", *watched_limits)
     async with (
-        broker(settings) as (effective, embedded),
+        embedded_broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
         working(system) as part,
@@ -344,7 +343,8 @@ async def up(settings: Settings) -> AsyncIterator[System]:
     ):
         asked = filter(None, map(projects.by_name, projects.names()))
         watched = (
-            *(emit_forever(system), audit_own(system), _raise_crash(part), _raise_end(embedded)),
+            *(emit_forever(system), audit_own(system), _raise_crash(part), embedded.raise_end()),
+            watch_anomalies(system, watch),
             *(reconcile_forever(system, project) for project in asked if project.livekit_url),
             *(() if limits is None or page is None else (limit_forever(system, limits, page),)),
         )
@@ -377,8 +377,3 @@ async def reconcile_forever(system: System, project: Project) -> None:
 
 async def _raise_crash(part: Worker) -> None:
     raise await part.crashed()
-
-
-async def _raise_end(embedded: EmbeddedBroker) -> None:
-    await embedded.ended()
-    raise BrokerUnavailable("the embedded broker has ended by itself; start again, and it goes on where it stopped")

@@ -56,8 +56,13 @@ class LimitStore:
         from_ms = min(
             (period(limit.per, as_of_ms)[0] for limit in self._limits.all() if limit.per != "now"), default=as_of_ms
         )
+        is_any = from_ms < (as_of_ms if to_ms is None else to_ms)
+        return self.increments_since(from_ms, as_of_ms, to_ms) if is_any else {}
+
+    def increments_since(self, from_ms: int, as_of_ms: int, to_ms: int | None = None) -> dict[CellKey, int]:
+        """Return the increments of every hour in [from_ms, to_ms) of the projects that have limits."""
         found: dict[CellKey, int] = {}
-        for project in self._questions if from_ms < (as_of_ms if to_ms is None else to_ms) else ():
+        for project in self._questions:
             query = UsageQuery(
                 as_of_ms=as_of_ms,
                 from_ms=from_ms,

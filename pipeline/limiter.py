@@ -2,10 +2,7 @@
 
 It folds the lifecycle topic itself, so that it neither waits for the worker nor asks the store for each pass: the
 store is asked for the sums of past hours, now and then, and while it is away the fold goes on with those it has
-(R22). Several limiters may run, be killed and be paused anywhere. What makes them agree is the order of one Kafka
-partition, as between emitters (R19): a limiter proposes crossings to the log of decisions and reads it back; the
-first proposal of each crossing is the crossing. Whoever proposed it publishes it, and others do when it is not
-published in time. The log is also all the memory there is of what was said.
+(R22). Several limiters may run, be killed and be paused anywhere: decisions.py makes them tell each crossing once.
 """
 
 import asyncio
@@ -13,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from typing import Final, NamedTuple
-from uuid import uuid4
 
 from pipeline import codec, limit_codec
 from pipeline.clickhouse import StoreUnavailable
+from pipeline.decisions import DecisionLog, Form
 from pipeline.follower import Follower
 from pipeline.kafka import Record, end_offsets
 from pipeline.limit_store import LimitStore
@@ -34,8 +31,6 @@ from pipeline.producer import Producer
 from pipeline.settings import Settings
 from pipeline.topics import topics
 
-#: How long the proposer of a crossing has to publish it before others do.
-PATIENCE_MS: Final = 10 * MS_PER_SECOND
 #: How often the store is asked for past hours, at most a tenth of the time; and again where it did not answer.
 _REFRESH_S: Final = 60
 _RETRY_S: Final = 5
@@ -45,12 +40,15 @@ _STRETCH: Final = 25
 _CLOSED_MS: Final = MS_PER_DAY
 
 
-class _Decided(NamedTuple):
-    """A crossing that is decided and not known to be published, and when this limiter read of it."""
-
-    crossing: Crossing
-    is_mine: bool
-    read_at_ms: int
+_FORM: Final = Form[Crossing](
+    encode_decision=limit_codec.encode_decision,
+    decode_decision=limit_codec.decode_decision,
+    encode=limit_codec.encode_crossing,
+    key=lambda crossing: crossing.id,
+    key_of=limit_codec.crossing_id,
+    story=lambda crossing: crossing.story,
+    project=lambda crossing: crossing.project,
+)
 
 
 class _Past(NamedTuple):
@@ -88,19 +86,17 @@ class Limiter:
         self._metrics = metrics
         self._clock = clock
         self._topics = topics(settings)
-        self._name = uuid4().hex
         named = {limit.meter for limit in limits.all()}
         metered = [meter for meter in meters.values() if meter.name in named]
         kinds = {name.removeprefix(CONCURRENT) for name in named if name.startswith(CONCURRENT)}
         self._tally = Tally(metered, limits.names(), settings.orphan_after_ms, kinds)
         self._recorded = discrete_meters(meters)
         self._lifecycle = Follower(settings.kafka, self._topics.lifecycle.name)
-        self._decisions = Follower(settings.kafka, self._topics.limit_decisions.name)
-        self._published = Follower(settings.kafka, self._topics.limits.name)
+        names = self._topics.limit_decisions.name, self._topics.limits.name
+        self._decisions = DecisionLog(settings.kafka, *names, producer, clock, _FORM, self._accept)
         self._has_begun = False
         self._said: dict[str, dict[StoryKey, Crossing]] = {}
         self._others: set[StoryKey] = set()
-        self._unpublished: dict[str, _Decided] = {}
         self._asked: asyncio.Task[_Past] | None = None
         self._asked_ms = 0
         self._ask_due_s = 0.0
@@ -118,7 +114,7 @@ class Limiter:
         Raises KafkaAway, and StoreUnavailable once all has been done that can be done without the store. It may be
         called again after any error.
         """
-        await self._read_decisions()  # first: what they were decided on is then in the lifecycle topic to be read
+        await self._decisions.read()  # first: what they were decided on is then in the lifecycle topic to be read
         now_ms = max(self._clock(), self._newest_ms)
         if not self._has_begun:
             self._lifecycle.next_offsets = await self._begin(now_ms)
@@ -127,14 +123,11 @@ class Limiter:
         trouble = await self._ask_store(now_ms)
         await self._settle(now_ms)
         looked_at, proposals = await self._look(now_ms)
-        for crossing in proposals:
-            payload = limit_codec.encode_decision(self._name, crossing)
-            await self._producer.send_soon(self._topics.limit_decisions.name, None, payload)
         if proposals:
-            await self._producer.flush()
+            await self._decisions.propose(proposals)
         self._tally.changed.difference_update(looked_at)
         if proposals:
-            await self._read_decisions()
+            await self._decisions.read()
         published = await self._publish()
         self.as_of_ms = now_ms
         if trouble is not None:
@@ -145,8 +138,8 @@ class Limiter:
         """Wait for the store's answer under way, so that the store can be closed; leave the brokers."""
         if self._asked is not None:
             await asyncio.wait({self._asked})
-        for follower in (self._lifecycle, self._decisions, self._published):
-            await follower.close()
+        await self._lifecycle.close()
+        await self._decisions.close()
 
     def standings(self, project: str) -> list[Standing]:
         """Return how a project's limits stand, from memory; raises RuntimeError before the first evaluation."""
@@ -277,49 +270,27 @@ class Limiter:
         previous = self._said.get(crossing.project, {}).get(crossing.story)
         return previous is not None and crossing.story in self._others and previous.as_of_ms > self._asked_ms
 
-    async def _read_decisions(self) -> None:
-        """Take what the log has decided since the last time."""
-        for record in await self._decisions.poll_to_end():
-            teller, crossing = limit_codec.decode_decision(record.value or b"")
-            self._newest_ms = max(self._newest_ms, crossing.as_of_ms)
-            said = self._said.setdefault(crossing.project, {})
-            # Judged by the broker's clock, so that every limiter judges alike, whatever it has forgotten.
-            is_late = record.timestamp_ms > period_of(crossing.per, crossing.period_ms)[1] + _CLOSED_MS
-            if not follows(crossing, said.get(crossing.story)) or (is_late and crossing.is_past):
-                continue
-            said[crossing.story] = crossing
-            is_mine = teller == self._name
-            self._unpublished[crossing.id] = _Decided(crossing, is_mine, self._clock())
-            if is_mine:
-                self._others.discard(crossing.story)
-            else:
-                self._others.add(crossing.story)
-                self._tally.changed.add(crossing.project)
+    def _accept(self, crossing: Crossing, is_mine: bool, time_ms: int) -> bool:  # noqa: FBT001 - decisions.Accept
+        """Take a proposal of the log; tell whether it is the next crossing of its story."""
+        self._newest_ms = max(self._newest_ms, crossing.as_of_ms)
+        said = self._said.setdefault(crossing.project, {})
+        # Judged by the broker's clock, so that every limiter judges alike, whatever it has forgotten.
+        is_late = time_ms > period_of(crossing.per, crossing.period_ms)[1] + _CLOSED_MS
+        if not follows(crossing, said.get(crossing.story)) or (is_late and crossing.is_past):
+            return False
+        said[crossing.story] = crossing
+        if is_mine:
+            self._others.discard(crossing.story)
+        else:
+            self._others.add(crossing.story)
+            self._tally.changed.add(crossing.project)
+        return True
 
     async def _publish(self) -> list[Crossing]:
-        """Publish own decisions, and those of others that are not published in time."""
-        now_ms = self._clock()
-        waiting = {one.crossing.story for one in self._unpublished.values() if not one.is_mine}
-        if any(
-            now_ms - one.read_at_ms >= PATIENCE_MS // 2 or (one.is_mine and one.crossing.story in waiting)
-            for one in self._unpublished.values()
-        ):
-            for record in await self._published.poll_to_end():
-                self._unpublished.pop(limit_codec.crossing_id(record.value or b""), None)
-        due: list[Crossing] = []
-        held = set()
-        for crossing, is_mine, read_at_ms in self._unpublished.values():
-            # In the order of its story, whoever tells what.
-            if crossing.story not in held and (is_mine or now_ms - read_at_ms >= PATIENCE_MS):
-                due.append(crossing)
-            else:
-                held.add(crossing.story)
+        """Publish what is decided, and show how limits stand."""
+        due = await self._decisions.publish()
         for crossing in due:
-            payload = limit_codec.encode_crossing(crossing)
-            await self._producer.send_soon(self._topics.limits.name, crossing.project.encode(), payload)
-            del self._unpublished[crossing.id]  # the producer has it, and does not give up
             self._metrics.limit_crossings.labels(crossing.event, crossing.threshold).inc()
-        await self._producer.flush()
         if due or self.as_of_ms is None:
             past = [story[-1] for said in self._said.values() for story, last in said.items() if last.is_past]
             for threshold in THRESHOLDS:

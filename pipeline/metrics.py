@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from pipeline.audit import Law
+from pipeline.metering.anomaly.alert import DETECTORS, SEVERITIES
 from pipeline.metering.events import Reason
 from pipeline.metering.limits import THRESHOLDS
 from pipeline.signature import Reason as Refusal
@@ -27,7 +28,10 @@ LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "law": tuple(Law),
     "crossing": ("reached", "exceeded", "back_under"),
     "threshold": THRESHOLDS,
-    "target": ("webhook", "stripe", "openmeter"),
+    "detector": DETECTORS,
+    "change": ("raised", "updated", "resolved"),
+    "severity": SEVERITIES,
+    "target": ("webhook", "stripe", "openmeter", "alerts"),
     "outcome": ("delivered", "passed_over", "refused", "doubtful"),
 }
 #: Labels bounded by the installation: conditions of readiness, partitions of the lifecycle topic, our own version.
@@ -83,6 +87,7 @@ class Metrics:
         self._reconciler()
         self._limiter()
         self._deliverer()
+        self._alerter()
 
     def _worker(self) -> None:
         self.events = self._counter(
@@ -305,6 +310,28 @@ class Metrics:
             "Grows: see retries, and the log of `roommeter deliver`.",
             "target",
         )
+
+    def _alerter(self) -> None:
+        self.alert_lag_seconds = self._gauge(
+            "roommeter_alert_lag_seconds",
+            "How long ago the moment is up to which anomalies have been looked for; it grows while they are not.",
+            "Above 300: anomalies show late. `/readyz` and the log of the alerter say what it waits for.",
+        )
+        self.alert_revisions = self._counter(
+            "roommeter_alert_revisions_total",
+            "Alerts on anomalous usage told, by detector and what changed: raised, updated, resolved.",
+            "Many of one detector: raise its parameters (infra/alerts.md), or mute what is known.",
+            "detector",
+            "change",
+        )
+        self.alerts_open = self._gauge(
+            "roommeter_alerts_open",
+            "Alerts on anomalous usage that are open now, by severity.",
+            "`roommeter alerts list` has them, with what to look at.",
+            "severity",
+        )
+        for severity in SEVERITIES:
+            self.alerts_open.labels(severity)
 
     def _counter(self, name: str, meaning: str, remedy: str, *labels: str) -> Counter:
         counter = Counter(name, meaning, labels, registry=self.registry)

@@ -99,6 +99,14 @@ class Settings(BaseSettings):
     ] = None
     limit_interval_ms: Annotated[PositiveInt, Field(description="how often limits are looked at")] = 500
 
+    alerts_file: Annotated[
+        Path | None, Field(description="parameters of anomaly detectors that are to be otherwise (TOML)")
+    ] = None
+    alert_targets_file: Annotated[
+        Path | None, Field(description="the webhook that alerts are delivered to (TOML); none: no webhook")
+    ] = None
+    alert_interval_ms: Annotated[PositiveInt, Field(description="how often anomalies are looked for")] = 10_000
+
     projects_file: Annotated[
         Path | None, Field(description="who may send to the gateway: projects, keys, tokens (TOML); none: nobody")
     ] = None

@@ -21,7 +21,9 @@ from tests.metering.builders import METERS, ROOT
 
 _README: Final = (ROOT / "README.md").read_text()
 #: Files with a table of settings.
-_FILES: Final = ("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md", "infra/README.md")
+_FILES: Final = (
+    *("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md", "infra/README.md", "infra/alerts.md"),
+)
 _MOST_LINES: Final = 170
 _BEGIN: Final = "<!-- settings -->\n"
 _END: Final = "<!-- /settings -->"
@@ -37,6 +39,8 @@ def _file_of(name: str) -> str:
     """Return the file that has a setting in its table: what the guides do not have, the README has."""
     if name.startswith("limit"):
         return "infra/limits.md"
+    if name.startswith("alert"):
+        return "infra/alerts.md"
     if name == "plans_file":
         return "infra/billing.md"
     if name in _OF_OPERATIONS:

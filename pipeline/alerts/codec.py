@@ -1,19 +1,36 @@
 """Alerts as JSON and as rows of the store, and the log that decides between alerters. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
 import orjson
 import pyarrow as pa
 
-from pipeline.metering.anomaly.alert import Alert, Finding, decimal
+from pipeline.metering.anomaly.alert import Alert, Finding, Looked, Mute, decimal
 from pipeline.metering.units import format_time
 
 Document = dict[str, Any]
 
 _TIME: Final = pa.timestamp("ms", "UTC")
 _QUANTITY: Final = pa.decimal128(38, 3)
+#: The fields of a document, in the order in which the store is asked for them.
+_STORED: Final = (
+    *("id", "revision", "status", "detector", "severity", "project", "meter", "subject", "since", "updated_at"),
+    *(
+        "resolved_at",
+        "observed",
+        "expected",
+        "unit",
+        "increments",
+        "cost",
+        "currency",
+        "message",
+        "look_at",
+        "evidence",
+    ),
+    "muted",
+)
 
 
 def alert_document(alert: Alert) -> Document:
@@ -42,6 +59,15 @@ def alert_document(alert: Alert) -> Document:
         "evidence": dict(finding.evidence),
         "muted": alert.muted,
     }
+
+
+def stored_document(row: Sequence[Any]) -> Document:
+    """Return a row of the view `current_alerts` as an alert's document (schemas/alert.v1.json)."""
+    found = dict(zip(_STORED, row, strict=True))
+    for name in ("since", "updated_at", "resolved_at"):
+        found[name] = format_time(found[name]) if found[name] else None
+    found["evidence"] = orjson.loads(found["evidence"])
+    return found
 
 
 def encode_alert(alert: Alert) -> bytes:
@@ -93,15 +119,33 @@ def alert_table(alerts: Iterable[Alert]) -> pa.Table:
     )
 
 
-def encode_decision(teller: str, alert: Alert) -> bytes:
-    """Write a revision, and who worked it out, for the log that decides between alerters."""
-    finding, *rest = alert
-    return orjson.dumps((teller, [*finding], *rest))
+def mute_table(mutes: Iterable[Mute]) -> pa.Table:
+    """Return mutes as the columns of the table `alert_mutes`."""
+    rows = list(mutes)
+    types = {name: _TIME if name.endswith("_ms") else pa.string() for name in Mute._fields}
+    columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+    return pa.table({name.removesuffix("_ms"): pa.array(values, kind) for (name, kind), values in columns})
 
 
-def decode_decision(payload: bytes) -> tuple[str, Alert]:
+Decision = Alert | Looked | Mute
+"""What the log that decides between alerters holds: revisions, how far was looked, what is muted."""
+
+
+def encode_decision(teller: str, decision: Decision) -> bytes:
+    """Write a decision, and who worked it out."""
+    if isinstance(decision, Alert):
+        finding, *rest = decision
+        return orjson.dumps((teller, "alert", [*finding], *rest))
+    return orjson.dumps((teller, "looked" if isinstance(decision, Looked) else "mute", *decision))
+
+
+def decode_decision(payload: bytes) -> tuple[str, Decision]:
     """Read what `encode_decision` wrote."""
-    teller, finding, *rest = orjson.loads(payload)
-    fields = dict(zip(Finding._fields, finding, strict=True))
-    fields["evidence"] = tuple(map(tuple, fields["evidence"]))
-    return teller, Alert(Finding(**fields), *rest)
+    teller, kind, *fields = orjson.loads(payload)
+    if kind == "looked":
+        return teller, Looked(*fields)
+    if kind == "mute":
+        return teller, Mute(*fields)
+    found = dict(zip(Finding._fields, fields[0], strict=True))
+    found["evidence"] = tuple(map(tuple, found["evidence"]))
+    return teller, Alert(Finding(**found), *fields[1:])

@@ -21,6 +21,7 @@ from pipeline.metering.meters import Meters, parse_meters
 from pipeline.metering.units import MS_PER_HOUR, hour_of
 from pipeline.producer import Producer
 from tests.brokers import TestBroker
+from tests.contracts.alert_stage import AlertStage
 from tests.contracts.emitter_stage import Stage
 from tests.contracts.limit_stage import LimitStage
 from tests.lane import declare
@@ -98,5 +99,15 @@ async def limit_stage(broker: TestBroker, topic_prefix: str, store: Store) -> As
     settings = await declare(broker.bootstrap, topic_prefix, partitions=2)
     async with Producer(settings.kafka) as producer:
         stage = LimitStage(settings, store, producer, hour_of(now_ms()) - 3 * MS_PER_HOUR // 2)
+        yield stage
+        await stage.close()
+
+
+@pytest.fixture
+async def alert_stage(broker: TestBroker, topic_prefix: str, store: Store) -> AsyncIterator[AlertStage]:
+    """An installation of its own, on the shared broker, in the middle of the hour before the last."""
+    settings = await declare(broker.bootstrap, topic_prefix, partitions=2)
+    async with Producer(settings.kafka) as producer:
+        stage = AlertStage(settings, store, producer, hour_of(now_ms()) - 3 * MS_PER_HOUR // 2)
         yield stage
         await stage.close()

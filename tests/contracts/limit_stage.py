@@ -7,9 +7,10 @@ import orjson
 
 from pipeline import limit_codec
 from pipeline.clickhouse import Store, StoreUnavailable
+from pipeline.decisions import PATIENCE_MS
 from pipeline.kafka import read_topic
 from pipeline.limit_store import LimitStore
-from pipeline.limiter import PATIENCE_MS, Limiter
+from pipeline.limiter import Limiter
 from pipeline.limits_file import parse_limits
 from pipeline.messages import lifecycle_message
 from pipeline.metering.limits import Crossing, StoryKey, follows

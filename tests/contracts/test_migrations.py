@@ -13,7 +13,7 @@ _TABLES = {
     *("session_facts", "room_facts", "server_facts", "events", "progress", "rollups", "meter_tables"),
     *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
     *("reconciliations", "amendments", "audit_holds", "invoices"),
-    *("alerts", "current_alerts", "alert_mutes"),
+    *("alerts", "current_alerts", "alert_mutes", "activity_slots", "event_slots"),
     *("counter_facts", "discrete_facts", "number_facts"),
     *("counter_usage", "discrete_usage", "rental_usage", "session_usage", "attributed_usage"),
     *(

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from pipeline.codec import encode_rollup
-from pipeline.deliverer import Counts, Deliverer, Rules, deliver_rollups, group_of, posting
+from pipeline.deliverer import Counts, Deliverer, Rules, deliver_rollups, group_of, posting, read_rollup
 from pipeline.delivery import Target, TargetAway, TargetHalted, Trying
 from pipeline.delivery_targets import OpenMeter, Stripe, Webhook
 from pipeline.embedded import now_ms
@@ -270,7 +270,7 @@ async def test_a_deliverer_that_slept_sends_nothing_that_another_has_answered_fo
     counts = Counts()
     async with GroupReader(settings.kafka, name, group, "earliest") as reader, posting(now_ms) as post:
         assert await _deliver(settings, _stripe(fake)) == Counts(delivered=3)
-        sleeper = Deliverer(_stripe(fake), reader, post, _unused, name, now_ms, Rules(), counts)
+        sleeper = Deliverer(_stripe(fake), reader, post, _unused, name, now_ms, Rules(), counts, read_rollup)
         await sleeper.run(await reader.end_offsets(), lambda _record: True)
         [partition] = {record.partition async for record in read_topic(settings.kafka, name)}
         await reader.commit(partition, 0)

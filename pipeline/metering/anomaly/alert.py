@@ -79,9 +79,37 @@ class Alert(NamedTuple):
         return str(uuid5(_NAMESPACE, "\0".join((*self.finding.story, str(self.finding.since_ms)))))
 
     @property
+    def key(self) -> str:
+        """What names this revision."""
+        return f"{self.id}.{self.revision}"
+
+    @property
     def resolved_at_ms(self) -> int:
         """When it was over; NOT_SEEN_MS while it is open."""
         return self.as_of_ms if self.status == "resolved" else NOT_SEEN_MS
+
+
+class Looked(NamedTuple):
+    """That everything has been looked at as of a moment (ms), and all is said: whoever starts goes on from there."""
+
+    as_of_ms: int
+
+
+class Mute(NamedTuple):
+    """That alerts are not sent to anybody until a moment (ms), decided by whom, when and why; '' is any."""
+
+    project: str
+    detector: str
+    subject: str
+    until_ms: int
+    decided_at_ms: int
+    actor: str
+    reason: str
+
+    def covers(self, finding: Finding, as_of_ms: int) -> bool:
+        """Tell whether a finding is muted as of a moment."""
+        named = ((self.project, finding.project), (self.detector, finding.detector), (self.subject, finding.subject))
+        return as_of_ms < self.until_ms and all(muted in ("", found) for muted, found in named)
 
 
 def changes(

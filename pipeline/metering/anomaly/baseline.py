@@ -1,0 +1,116 @@
+"""What is usual: counts of one thing at an hour of the week, and how far its days usually go beyond that.
+
+Expected is the median of the same hour of earlier weeks, times the level of the last week, so that growth is followed.
+How far counts may lie from it is learned from each thing's own days: the largest excess (and the largest lack) of each
+day, on a scale that evens out noise; beyond what a further day will hardly reach is anomalous. Seasons by medians,
+noise by deviations from them: O. Vallis et al., "A Novel Technique for Long-Term Anomaly Detection in the Cloud",
+HotCloud 2014 (S-H-ESD).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from pipeline.metering.anomaly.readings import Series
+from pipeline.metering.anomaly.statistics import Extremes, extremes, median, stabilised
+from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR
+
+#: Weeks and days that are looked back at.
+WEEKS: Final = 5
+_HOURS_PER_WEEK: Final = 168
+_HOURS_PER_DAY: Final = 24
+_MOST_HOURS: Final = WEEKS * _HOURS_PER_WEEK
+#: Weeks from which on hours of the week are compared; before, hours of the day, of working days and weekends apart.
+_LEAST_WEEKS: Final = 3
+#: Days before which nothing is usual yet.
+LEAST_DAYS: Final = 3
+#: 1970-01-01 was a Thursday: days since then, plus this, count from a Monday.
+_MONDAY: Final = 3
+_SATURDAY: Final = 5
+#: On a holiday one part of so many is enough.
+_HOLIDAY_PARTS: Final = 4
+#: The level of the last week, in thousandths, is followed between these.
+_LEVELS: Final = (500, 2_000)
+
+
+class Baseline(NamedTuple):
+    """What is usual in an hour, in thousandths: its total, and how large excess and lack of a day are.
+
+    `least` is what is to be expected at least: less than `expected` on a holiday. `excess` is of a window against the
+    mean of the hour's windows, `lack` of a whole hour, both on a scale that evens out noise.
+    """
+
+    expected: int
+    least: int
+    excess: Extremes
+    lack: Extremes
+
+
+def day_of_week(time_ms: int) -> int:
+    """Return the day of the week in UTC; Monday is 0."""
+    return (time_ms // MS_PER_DAY + _MONDAY) % 7
+
+
+class History:
+    """Hours of one thing up to a midnight, ready to be compared; made once a day for each."""
+
+    def __init__(self, series: Series, until_ms: int, windows_per_hour: int) -> None:
+        """Take the hours before `until_ms`."""
+        hours = series.hours
+        first_ms = min((hour_ms for hour_ms in hours if hour_ms < until_ms), default=until_ms)
+        first_ms = max(first_ms, until_ms - _MOST_HOURS * MS_PER_HOUR)
+        span = range(first_ms, until_ms, MS_PER_HOUR)
+        found = [hours.get(hour_ms) for hour_ms in span]
+        self._totals = [0 if past is None else past.total for past in found]
+        self._first_ms = first_ms
+        self._medians: dict[tuple[int, int], int] = {}
+        self.days = len(span) // _HOURS_PER_DAY
+        self._by_week = len(span) >= _LEAST_WEEKS * _HOURS_PER_WEEK
+        self._seasons: dict[tuple[int, int], list[int]] = {}
+        for hour_ms, total in zip(span, self._totals, strict=True):
+            self._seasons.setdefault(self._season(hour_ms), []).append(total)
+        usual = [self._usual(hour_ms) for hour_ms in span]
+        self._level = self._level_of(usual)
+        excesses, lacks = [], []
+        for past, total, expected in zip(found, self._totals, usual, strict=True):
+            peak = 0 if past is None else past.peak
+            excesses.append(stabilised(peak * 1_000) - stabilised(expected * 1_000 // windows_per_hour))
+            lacks.append(stabilised(expected * 1_000) - stabilised(total * 1_000))
+        self._excess = extremes([*_maxima(excesses)])
+        self._lack = extremes([*_maxima(lacks)])
+
+    def baseline(self, hour_ms: int, *, holiday: bool = False) -> Baseline | None:
+        """Return what is usual in an hour, None while too little is known; on a holiday it may be a quarter."""
+        if self.days < LEAST_DAYS:
+            return None
+        expected = self._usual(hour_ms) * self._level
+        least = expected // _HOLIDAY_PARTS if holiday else expected
+        return Baseline(expected, least, self._excess, self._lack)
+
+    def _season(self, hour_ms: int) -> tuple[int, int]:
+        day = day_of_week(hour_ms)
+        return (day if self._by_week else int(day >= _SATURDAY), hour_ms // MS_PER_HOUR % _HOURS_PER_DAY)
+
+    def _usual(self, hour_ms: int) -> int:
+        season = self._season(hour_ms)
+        if season not in self._medians:
+            values = self._seasons.get(season) or [
+                value for (_, hour), found in self._seasons.items() if hour == season[1] for value in found
+            ]
+            self._medians[season] = median(values)
+        return self._medians[season]
+
+    def _level_of(self, usual: Sequence[int]) -> int:
+        """Return the last week's level: the median over its days of what was, to what is usual; in thousandths."""
+        ratios = []
+        for day in range(1, min(7, len(usual) // _HOURS_PER_DAY) + 1):
+            stretch = slice(len(usual) - day * _HOURS_PER_DAY, len(usual) - (day - 1) * _HOURS_PER_DAY)
+            if expected := sum(usual[stretch]):
+                ratios.append(sum(self._totals[stretch]) * 1_000 // expected)
+        least, most = _LEVELS
+        return min(max(median(ratios), least), most) if ratios and self._by_week else 1_000
+
+
+def _maxima(values: Sequence[int]) -> Iterator[int]:
+    """Yield the largest value of each whole day, the newest first."""
+    for end in range(len(values), _HOURS_PER_DAY - 1, -_HOURS_PER_DAY):
+        yield max(values[end - _HOURS_PER_DAY : end])

@@ -1,0 +1,132 @@
+"""Parts of a whole: very short sessions, minutes that rounding added, wrong clocks, repetitions, dead letters.
+
+The part of the last hour is compared with the usual part of earlier hours by Laney's p'-chart: the chart for binomial
+parts, widened by how much more the earlier hours varied than chance would have them. D. B. Laney, "Improved Control
+Charts for Attributes", Quality Engineering 14 (2002). The usual part is a median and the width a median deviation,
+since earlier hours may have been anomalous too.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import isqrt
+from typing import Final, NamedTuple
+
+from pipeline.metering.anomaly.alert import Detector, Finding
+from pipeline.metering.anomaly.readings import Part, Share
+from pipeline.metering.anomaly.rules import ShareRule
+from pipeline.metering.anomaly.statistics import deviation, median
+from pipeline.metering.units import MS_PER_HOUR
+
+_MILLION: Final = 1_000_000
+#: Hours with fewer than this many are put together with their neighbours; before so many such groups, nothing is usual.
+_LEAST_TOTAL: Final = 50
+_LEAST_GROUPS: Final = 24
+#: What keeps an alert open is this part of what raises one, in percent.
+_KEEP_PERCENT: Final = 50
+
+
+class Words(NamedTuple):
+    """How to say a share: what is counted, of what, and where to look.
+
+    `is_of_meter` where it is about a meter, and each one counted costs an increment of it.
+    """
+
+    counted: str
+    of: str
+    look_at: str
+    is_of_meter: bool = False
+
+
+_SESSIONS: Final = "roommeter sessions --project {project}"
+
+WORDS: Final[dict[Detector, Words]] = {
+    "flapping": Words("ended within 15 s, billed a whole increment each", "sessions", _SESSIONS, is_of_meter=True),
+    "rounding_loss": Words("were added by rounding up", "billed minutes", _SESSIONS, is_of_meter=True),
+    "clock_skew": Words("end before they begin", "sessions", _SESSIONS),
+    "duplicates": Words("had been sent before", "events", "roommeter audit"),
+    "dead_letters": Words("cannot be events", "inputs", "roommeter dead-letters list"),
+    "reconciliation": Words("are known otherwise by their server", "sessions", _SESSIONS),
+    "ends_without_starts": Words("ended and never began, as far as is known: not billed", "sessions", _SESSIONS),
+}
+
+
+def share(
+    detector: Detector, project: str, subject: str, found: Share, as_of_ms: int, rule: ShareRule
+) -> Finding | None:
+    """Return what is found where the last hour's part is far more than is usual."""
+    some, total = found.latest
+    if some * 100 < rule.least * _KEEP_PERCENT or not total:
+        return None
+    usual = _usual(found.past)
+    is_new = _is_high(found.latest, usual, rule, 100)
+    if not is_new and not _is_high(found.latest, usual, rule, _KEEP_PERCENT):
+        return None
+    words = WORDS[detector]
+    expected = 0 if usual is None else usual.part
+    excess = max(0, some - total * expected // _MILLION)
+    name = " ".join(filter(None, (project, subject))) or "all projects"
+    seldom = "" if usual is None else f"; {expected // 10_000}.{expected // 1_000 % 10} % are usual"
+    return Finding(
+        detector,
+        project,
+        subject if words.is_of_meter else "",
+        "" if words.is_of_meter else subject,
+        as_of_ms - MS_PER_HOUR,
+        rule.severity,
+        some * 100_000 // total,
+        expected // 10,
+        "percent",
+        excess if words.is_of_meter else 0,
+        f"{name}: {some} of {total} {words.of} of an hour {words.counted}{seldom}",
+        words.look_at.format(project=project),
+        (("detail", found.detail), ("some", some), ("total", total)),
+        is_new,
+    )
+
+
+class _Usual(NamedTuple):
+    """The usual part, in millionths, and how much more than chance it varies, in thousandths."""
+
+    part: int
+    width: int
+
+
+def _usual(past: Sequence[Part]) -> _Usual | None:
+    groups = [*_groups(past)]
+    if len(groups) < _LEAST_GROUPS:
+        return None
+    part = median(group.some * _MILLION // group.total for group in groups)
+    # What has never happened yet may still happen: as if the next group had one.
+    part = min(max(part, _MILLION // (sum(group.total for group in groups) + 1), 1), _MILLION - 1)
+    scores = [_score(group, part) for group in groups]
+    return _Usual(part, max(1_000, deviation(scores, median(scores))))
+
+
+def _groups(past: Sequence[Part]) -> Iterator[Part]:
+    """Yield hours, those with little put together with the ones before."""
+    some = total = 0
+    for hour in past:
+        some, total = some + hour.some, total + hour.total
+        if total >= _LEAST_TOTAL:
+            yield Part(some, total)
+            some = total = 0
+
+
+def _score(found: Part, part: int) -> int:
+    """Return how many binomial standard deviations a count lies above the expected one, in thousandths."""
+    spread = isqrt(found.total * part * (_MILLION - part))
+    return 1_000 * (found.some * _MILLION - found.total * part) // max(1, spread)
+
+
+def _is_high(found: Part, usual: _Usual | None, rule: ShareRule, percent: int) -> bool:
+    """Tell whether a part is far more than is usual; `percent` of what is needed is enough."""
+    some, total = found
+    if some * 100 < rule.least * percent:
+        return False
+    if usual is None:
+        return some * 10_000 >= total * rule.cold_percent * percent
+    ratio_percent = 100 + (rule.ratio_percent - 100) * percent // 100
+    return (
+        some * 10_000 >= total * rule.percent * percent
+        and some * _MILLION * 100 >= total * usual.part * ratio_percent
+        and _score(found, usual.part) * 10_000 >= usual.width * rule.deviations_percent * percent
+    )
