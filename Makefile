@@ -1,10 +1,12 @@
 # roommeter: `make run` to see it work, `make test` to see it proved.
 PYTHON ?= python3
 BIN := .venv/bin
+# What was compiled once is kept: else each process of the tests compiles all of them.
+export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check bench simulate faults faults-long format lock clean
+.PHONY: help setup run test lint check bench simulate screenshots faults faults-long format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,7 +28,7 @@ demo-month: setup ## a month of 50 projects and a million events, from events to
 	$(BIN)/roommeter demo-month
 
 test: setup ## all tests (which broker and store they run on is printed first)
-	$(BIN)/pytest --numprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## lint, format, types
 	$(BIN)/ruff check
@@ -40,6 +42,9 @@ bench: setup ## CPU per event, as ratios to a bare loop on this machine
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))
+
+screenshots: setup ## pictures of every page of the console, light and dark, wide and phone, in data/screenshots (needs chromium)
+	ROOMMETER_TEST_BROWSER=required ROOMMETER_SCREENSHOTS=data/screenshots $(BIN)/pytest tests/console/test_browser.py -k looks_right
 
 faults: setup ## real processes under real faults, against the oracle: ten minutes (ONLY="kills store" for some)
 	$(BIN)/python -m tests.faults $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))

@@ -8,9 +8,10 @@ All SQL here is constant; every value is a bound parameter.
 import fcntl
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -28,6 +29,8 @@ from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, hour_of
 from pipeline.metering.usage import CellKey, Usage
 from pipeline.rows import (
     Batch,
+    ChangeQuery,
+    Changes,
     Query,
     RollupQuery,
     SessionQuery,
@@ -38,6 +41,8 @@ from pipeline.rows import (
     rules_table,
     timestamp,
 )
+from pipeline.store_queries import CHANGES, OPEN_ROOMS
+from pipeline.work import Work
 
 #: ClickHouse's numbers for what passes by itself or with an operator's help: time-outs, network, memory, disk,
 #: too many parts or queries, replicas or keeper away, shutting down. All else is wrong for good.
@@ -52,6 +57,7 @@ _INSERT: Final = {"max_partitions_per_insert_block": "0", "optimize_on_insert": 
 #: Planning takes most of a small query's time. This rewriting of comparisons finds nothing in our views, and takes half
 #: of it (measured: 183 ms of CPU for the usage of an empty store with it, 94 ms without).
 _QUERY: Final = {"optimize_and_compare_chain": "0"}
+_NO_BOUNDS: Final[Mapping[str, str]] = MappingProxyType({})
 #: Offsets are committed after a write: with replicas, a majority has to have it by then.
 _MAJORITY: Final = {"insert_quorum": "auto"}
 
@@ -98,46 +104,14 @@ _PROGRESS: Final = """
 SELECT partition, max(next_offset), toUnixTimestamp64Milli(max(broker_time))
 FROM progress WHERE topic = {topic:String} GROUP BY partition
 """
-_OPEN_ROOMS: Final = """
-WITH open AS
-(
-    SELECT DISTINCT project, room
-    FROM session_timelines(
-        as_of = {never:DateTime64(3, 'UTC')}, orphan_after_ms = 0, active_since = '1970-01-01 00:00:00', project = '')
-    WHERE disconnected_at = {never:DateTime64(3, 'UTC')} AND room_ended_at = {never:DateTime64(3, 'UTC')}
-)
-SELECT project, room, sessions, ends_ms, room_started_at_ms
-FROM
-(
-    SELECT project, room, groupArray(facts) AS sessions
-    FROM
-    (
-        SELECT project, room, (
-            session, max(kind), max(number), max(agent), max(identity), max(region),
-            toUnixTimestamp64Milli(min(connected_at)), toUnixTimestamp64Milli(min(begun_at)),
-            toUnixTimestamp64Milli(min(disconnected_at)), toUnixTimestamp64Milli(max(last_seen)),
-            toUnixTimestamp64Milli(max(absent_at)), max(bytes_in), max(bytes_out),
-            groupUniqArrayArray(sources)) AS facts
-        FROM session_facts
-        WHERE (project, room) IN (SELECT project, room FROM open)
-        GROUP BY project, room, session
-    )
-    GROUP BY project, room
-) AS found
-LEFT JOIN
-(
-    SELECT
-        project, room, arrayMap(end -> toUnixTimestamp64Milli(end), groupUniqArrayArray(ends)) AS ends_ms,
-        toUnixTimestamp64Milli(max(started_at)) AS room_started_at_ms
-    FROM room_facts
-    GROUP BY project, room
-) AS rooms
-USING (project, room)
-"""
 
 
 class StoreError(RuntimeError):
     """The store refused; the message says what to do. Trying again does not help."""
+
+
+class StoreInUse(StoreError):
+    """Another process has the embedded store open."""
 
 
 class StoreUnavailable(StoreError):
@@ -147,17 +121,22 @@ class StoreUnavailable(StoreError):
 class Store:
     """A connection to ClickHouse. Every method raises StoreUnavailable or StoreError."""
 
-    def __init__(self, client: Client, target: migrations.Target) -> None:
+    def __init__(self, client: Client, target: migrations.Target, bounds: Mapping[str, str] = _NO_BOUNDS) -> None:
         """Wrap a client that has `target` as its database; use `Store.open`."""
         self._client = client
         self.target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
         known = client.server_settings  # a reader may be allowed to change none
-        self._query_settings = {name: _QUERY[name] for name in _QUERY if name in known and not known[name].readonly}
+        asked = {**_QUERY, **bounds}
+        self._query_settings = {name: asked[name] for name in asked if name in known and not known[name].readonly}
 
     @classmethod
-    def open(cls, dsn: str, database: str = "roommeter", cluster: str = "") -> Self:
+    def open(
+        cls, dsn: str, database: str = "roommeter", cluster: str = "", bounds: Mapping[str, str] = _NO_BOUNDS
+    ) -> Self:
         """Connect, and create the database if it is missing.
+
+        `bounds` are ClickHouse's settings that limit every query, where this user may set them.
 
         `dsn` is `http(s)://user:password@host:port`, or for the engine in this process `chdb:///directory`, an
         absolute path, or `chdb:directory` below the current one. The directory is created. One process at a
@@ -173,7 +152,7 @@ class Store:
             if not found.result_rows:
                 client.command(migrations.create_database(target))
             client.database = database
-        return cls(client, target)
+        return cls(client, target, bounds)
 
     def close(self) -> None:
         """Close the connection; the last store of a process frees the engine's directory."""
@@ -209,7 +188,7 @@ class Store:
             self._sync_meters(meters)
         return [migration.version for migration in pending]
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch | Work) -> None:
         """Store facts, then events, then how far each partition has been processed.
 
         Returns when all of it is stored. After an error any part of it may be; writing it again is harmless.
@@ -265,15 +244,18 @@ class Store:
 
     def progress(self, topic: str) -> dict[int, tuple[int, int]]:
         """Return, by partition, the offset to process next and the newest broker time processed, in ms."""
-        rows = self.query(_PROGRESS, topic=topic)
-        return {partition: (next_offset, broker_time_ms) for partition, next_offset, broker_time_ms in rows}
+        return {partition: (offset, time_ms) for partition, offset, time_ms in self.query(_PROGRESS, topic=topic)}
+
+    def changes(self, query: ChangeQuery) -> Changes:
+        """Return from when on usage may have changed, for whoever read all of it before."""
+        return Changes(*self.query(CHANGES, **query.parameters())[0])
 
     def open_rooms(self) -> Iterator[tuple[str, str, Room]]:
         """Yield every room with a session of which no end is known, its own or the room's; with all its facts.
 
         For a worker that has to rebuild its state: the facts stored are at least those of every committed offset.
         """
-        for project, name, sessions, ends_ms, started_at_ms in self.query(_OPEN_ROOMS, never=timestamp(NEVER_MS)):
+        for project, name, sessions, ends_ms, started_at_ms in self.query(OPEN_ROOMS, never=timestamp(NEVER_MS)):
             room = Room(frozenset(ends_ms), started_at_ms)
             for session, *facts, sources in sessions:
                 room.sessions[session] = Session(*facts)
@@ -343,7 +325,7 @@ def _connect(dsn: str) -> Client:
             raise StoreError(f"{dsn}: this process has another directory open, and the engine allows one") from error
         if _is_locked(path / "status"):
             advice = "query the running `roommeter up` at http://127.0.0.1:8130 instead"
-            raise StoreError(f"{dsn}: another process has it open; {advice}") from error
+            raise StoreInUse(f"{dsn}: another process has it open; {advice}") from error
         raise
 
 
