@@ -39,6 +39,7 @@ check: lint test ## what has to hold before a commit
 
 bench: setup ## CPU per event, as ratios to a bare loop on this machine
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.cookbook $(if $(SESSIONS),--sessions $(SESSIONS))
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))
