@@ -1,6 +1,8 @@
 # roommeter: `make run` to see it work, `make test` to see it proved.
 PYTHON ?= python3
 BIN := .venv/bin
+# What was compiled once is kept: else each process of the tests compiles all of them.
+export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ demo-month: setup ## a month of 50 projects and a million events, from events to
 	$(BIN)/roommeter demo-month
 
 test: setup ## all tests (which broker and store they run on is printed first)
-	$(BIN)/pytest --numprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## lint, format, types
 	$(BIN)/ruff check

@@ -30,6 +30,7 @@ _POLL_INTERVAL_S: Final = 0.02
 #: Kafka's ApiVersions request, which every broker answers first.
 _API_VERSIONS: Final = (18, b"")
 #: Kafka's AlterConfigs request for broker 1: a topic that is missing must not appear with settings not ours.
+#: The broker keeps it with its data.
 _NO_AUTO_CREATE: Final = (
     33,
     struct.pack(">ibh1sih25sh5sb", 1, 4, 1, b"1", 1, 25, b"auto.create.topics.enable", 5, b"false", 0),
@@ -60,6 +61,7 @@ class EmbeddedBroker:
         """Prepare; a `port` of 0 takes a free one, once, so that clients find it again after a restart."""
         self._data_dir = data_dir
         self._log_file = data_dir / "broker.log"
+        self._data_file = data_dir / "kafka.json"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port or free_port()
 
@@ -85,12 +87,19 @@ class EmbeddedBroker:
             self._data_dir.chmod(0o700)
         except OSError as error:
             raise BrokerUnavailable(f"{self._data_dir} cannot be its directory: {error}") from error
-        arguments = ("start", "--host", _HOST, "--only", "kafka", "--kafka-port", str(self.port))
-        command = (str(binary), *arguments, "--data-dir", str(self._data_dir))
-        self._process = start_guarded(command, self._log_file)
+        if not self._data_file.exists():
+            # The first time where nobody waits for it: a client that comes back at once would create topics.
+            await self._run(binary, free_port())
+            await self.stop()
+        await self._run(binary, self.port)
+
+    async def _run(self, binary: Path, port: int) -> None:
+        """Start on a port and return when it answers, and creates no topics by itself. Raises BrokerUnavailable."""
+        arguments = ("start", "--host", _HOST, "--only", "kafka", "--kafka-port", str(port))
+        self._process = start_guarded((str(binary), *arguments, "--data-dir", str(self._data_dir)), self._log_file)
         try:
-            await wait_for_broker(self.port, self._process.poll, _START_TIMEOUT_S)
-            await _exchange(self.port, *_NO_AUTO_CREATE)
+            await wait_for_broker(port, self._process.poll, _START_TIMEOUT_S)
+            await _exchange(port, *_NO_AUTO_CREATE)
         except OSError as error:
             await self.stop()
             raise BrokerUnavailable(f"the embedded broker did not start: {self._reason()}") from error
@@ -114,7 +123,7 @@ class EmbeddedBroker:
     def size_bytes(self) -> int:
         """Return the size of its data, to be compared with LIMIT_BYTES."""
         with contextlib.suppress(FileNotFoundError):
-            return (self._data_dir / "kafka.json").stat().st_size
+            return self._data_file.stat().st_size
         return 0
 
     def _reason(self) -> str:

@@ -9,6 +9,7 @@ from pipeline.cli_alerts import alerter, alerts
 from pipeline.cli_amend import amend
 from pipeline.cli_audit import audit
 from pipeline.cli_canary import canary
+from pipeline.cli_console import console
 from pipeline.cli_data import produce, replay, simulate
 from pipeline.cli_dead_letters import dead_letters
 from pipeline.cli_deliver import deliver
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 for command in (
-    *(up, gateway, worker, emitter, limiter, alerter, migrate, demo, demo_month),
+    *(up, gateway, worker, emitter, limiter, console, alerter, migrate, demo, demo_month),
     *(produce, replay, simulate, canary, reconcile, amend, erase, dead_letters),
     *(audit, explain, usage, attribute, sessions, rollups, limits, alerts, invoice, export, deliver),
 ):

@@ -15,7 +15,6 @@ from pipeline.metering.months import Month
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.invoicing import Invoicing
     from pipeline.metering.invoice import Invoice
 
 _FORMATS: Final = ("table", "json", "csv", "html", "pdf")
@@ -69,7 +68,11 @@ def invoice(
     """Make the invoices of a month: its usage, the base fee of the next month, and corrections of earlier ones.
 
     What is shown is a preview until it is issued with --issue; from then on it is shown as it was issued, for ever.
+    Beside a running `up`, that process issues.
     """
+    from pipeline.clickhouse import chdb_directory
+    from pipeline.desk import Order
+    from pipeline.desk_client import RunningUp
     from pipeline.embedded import load_meters
     from pipeline.invoicing import Invoicing, read_plans
 
@@ -81,7 +84,14 @@ def invoice(
         raise click.UsageError("html and pdf need --out DIR, csv and json can have it; a table is for the terminal")
     settings = settings_with(store=store)
     meters = load_meters(settings)
-    plans = read_plans(settings, meters)
+    plans, text = read_plans(settings, meters)
+    directory = chdb_directory(settings.store)
+    running = RunningUp.find(directory) if issue and directory is not None else None
+    if running is not None:
+        order = Order(month=str(month), project=project, as_of_ms=as_of_ms, plans=text)
+        _show(_said(running.issue(order)), as_format, out)
+        _warn(running.unassigned())
+        return
     with closing(open_store(store)) as opened:
         invoicing = Invoicing(opened, meters, plans, settings, month, as_of_ms)
         if plan is not None:
@@ -92,7 +102,7 @@ def invoice(
             found = invoicing.preview(project)
         _show(found, as_format, out)
         if plan is None:
-            _warn(invoicing)
+            _warn(invoicing.unassigned())
 
 
 def _said(issued: "Iterable[Invoice]") -> "Iterable[Invoice]":
@@ -104,10 +114,10 @@ def _said(issued: "Iterable[Invoice]") -> "Iterable[Invoice]":
         yield one
 
 
-def _warn(invoicing: "Invoicing") -> None:
+def _warn(names: "list[str]") -> None:
     from pipeline.dead_letter_text import visible
 
-    if names := invoicing.unassigned():
+    if names:
         shown = ", ".join(visible(name) for name in names[:10])
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""  # noqa: PLR2004 - as many as were shown
         click.echo(f"on no plan, though with usage: {shown}{more}", err=True)

@@ -16,6 +16,7 @@ P = ParamSpec("P")
 #: Errors that are the user's to mend: their message is enough, a traceback would hide it.
 _EXPECTED: Final = (
     "StoreError",
+    "StoreInUse",
     "StoreUnavailable",
     "KafkaAway",
     "TopicMismatch",

@@ -24,14 +24,21 @@ _as_of = click.option(
 
 
 def open_store(store: str | None) -> "Store":
-    """Open the store that is named, or configured."""
-    from pipeline.clickhouse import Store, StoreError, chdb_directory
+    """Open the store that is named, or configured; of one that a running `up` has open, ask that."""
+    from pipeline.clickhouse import Store, StoreError, StoreInUse, chdb_directory
+    from pipeline.desk_client import RunningUp
 
     settings = settings_with(store=store)
     directory = chdb_directory(settings.store)
     if directory is not None and not directory.exists():  # a question must not create a store
         raise StoreError(f"{settings.store}: there is no store; `roommeter replay` and `roommeter up` create one")
-    return Store.open(settings.store, settings.database, settings.cluster)
+    try:
+        return Store.open(settings.store, settings.database, settings.cluster)
+    except StoreInUse:
+        running = None if directory is None else RunningUp.find(directory)
+        if running is None:
+            raise
+        return Store.open(running.queries, settings.database)
 
 
 def _show(title: str, columns: Sequence[str], rows: Iterable[dict[str, Any]], *, as_json: bool) -> None:

@@ -87,6 +87,8 @@ def run_system(
         if system.gateway_port is not None:
             gateway = f"http://{system.settings.gateway_host}:{system.gateway_port}"
             click.echo(f"  media servers post to {gateway}/webhooks/livekit, /webhooks/janus, /v1/events", err=True)
+        if system.console_port is not None:
+            click.echo(f"  console at http://{system.settings.console_host}:{system.console_port}", err=True)
         click.echo(f"  Kafka at {system.settings.kafka}", err=True)
 
     run_async(until_stopped(running, tell), collections)

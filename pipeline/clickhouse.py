@@ -8,9 +8,10 @@ All SQL here is constant; every value is a bound parameter.
 import fcntl
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -52,6 +53,7 @@ _INSERT: Final = {"max_partitions_per_insert_block": "0", "optimize_on_insert": 
 #: Planning takes most of a small query's time. This rewriting of comparisons finds nothing in our views, and takes half
 #: of it (measured: 183 ms of CPU for the usage of an empty store with it, 94 ms without).
 _QUERY: Final = {"optimize_and_compare_chain": "0"}
+_NO_BOUNDS: Final[Mapping[str, str]] = MappingProxyType({})
 #: Offsets are committed after a write: with replicas, a majority has to have it by then.
 _MAJORITY: Final = {"insert_quorum": "auto"}
 
@@ -140,6 +142,10 @@ class StoreError(RuntimeError):
     """The store refused; the message says what to do. Trying again does not help."""
 
 
+class StoreInUse(StoreError):
+    """Another process has the embedded store open."""
+
+
 class StoreUnavailable(StoreError):
     """The store cannot be reached, or cannot keep up, for now: wait and try again (R22)."""
 
@@ -147,17 +153,22 @@ class StoreUnavailable(StoreError):
 class Store:
     """A connection to ClickHouse. Every method raises StoreUnavailable or StoreError."""
 
-    def __init__(self, client: Client, target: migrations.Target) -> None:
+    def __init__(self, client: Client, target: migrations.Target, bounds: Mapping[str, str] = _NO_BOUNDS) -> None:
         """Wrap a client that has `target` as its database; use `Store.open`."""
         self._client = client
         self.target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
         known = client.server_settings  # a reader may be allowed to change none
-        self._query_settings = {name: _QUERY[name] for name in _QUERY if name in known and not known[name].readonly}
+        asked = {**_QUERY, **bounds}
+        self._query_settings = {name: asked[name] for name in asked if name in known and not known[name].readonly}
 
     @classmethod
-    def open(cls, dsn: str, database: str = "roommeter", cluster: str = "") -> Self:
+    def open(
+        cls, dsn: str, database: str = "roommeter", cluster: str = "", bounds: Mapping[str, str] = _NO_BOUNDS
+    ) -> Self:
         """Connect, and create the database if it is missing.
+
+        `bounds` are ClickHouse's settings that limit every query, where this user may set them.
 
         `dsn` is `http(s)://user:password@host:port`, or for the engine in this process `chdb:///directory`, an
         absolute path, or `chdb:directory` below the current one. The directory is created. One process at a
@@ -173,7 +184,7 @@ class Store:
             if not found.result_rows:
                 client.command(migrations.create_database(target))
             client.database = database
-        return cls(client, target)
+        return cls(client, target, bounds)
 
     def close(self) -> None:
         """Close the connection; the last store of a process frees the engine's directory."""
@@ -338,7 +349,7 @@ def _connect(dsn: str) -> Client:
             raise StoreError(f"{dsn}: this process has another directory open, and the engine allows one") from error
         if _is_locked(path / "status"):
             advice = "query the running `roommeter up` at http://127.0.0.1:8130 instead"
-            raise StoreError(f"{dsn}: another process has it open; {advice}") from error
+            raise StoreInUse(f"{dsn}: another process has it open; {advice}") from error
         raise
 
 

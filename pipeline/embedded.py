@@ -18,6 +18,8 @@ from pipeline.audit_loop import audit_forever
 from pipeline.audit_store import AuditStore
 from pipeline.broker import embedded_broker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
+from pipeline.console.serving import console, own_health
+from pipeline.desk import invoicing_of, open_desk
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
 from pipeline.gateway import Gateway, make_border, serving
@@ -77,6 +79,7 @@ class System:
     readiness: Readiness
     port: int
     gateway_port: int | None = None
+    console_port: int | None = None
 
 
 @asynccontextmanager
@@ -338,7 +341,9 @@ async def up(settings: Settings) -> AsyncIterator[System]:
         embedded_broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,
         accepting(effective, system.meters, system.metrics, system.readiness) as gateway_port,
+        console(effective, system.meters, projects, now_ms, own_health(system.metrics), page) as console_port,
         working(system) as part,
+        issuing(system),
         asyncio.TaskGroup() as tasks,
     ):
         asked = filter(None, map(projects.by_name, projects.names()))
@@ -349,9 +354,21 @@ async def up(settings: Settings) -> AsyncIterator[System]:
             *(() if limits is None or page is None else (limit_forever(system, limits, page),)),
         )
         running = [tasks.create_task(task) for task in watched]
-        yield replace(system, gateway_port=gateway_port)
+        yield replace(system, gateway_port=gateway_port, console_port=console_port)
         for task in running:
             task.cancel()
+
+
+@asynccontextmanager
+async def issuing(system: System) -> AsyncIterator[None]:
+    """Issue invoices for commands, which cannot open the store that this process has open."""
+    settings = system.settings
+    directory = chdb_directory(settings.store)
+    assert directory is not None, "`up` has an embedded store"
+    queries = f"http://{settings.http_host}:{system.port}"
+    with closing(await asyncio.to_thread(_open, settings)) as store:
+        async with open_desk(directory, queries, invoicing_of(store, system.meters, settings, now_ms)):
+            yield
 
 
 async def audit_own(system: System) -> None:

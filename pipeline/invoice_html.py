@@ -18,6 +18,7 @@ h1 { font-size: 1.7rem; margin: 0 0 1.5rem; font-weight: 600; }
 h2 { font-size: 1rem; margin: 2.5rem 0 .5rem; }
 header { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; margin-bottom: 2rem; }
 header > div { flex: 1 1 12rem; min-width: 0; overflow-wrap: anywhere; }
+header > div:last-child { flex-basis: 15rem; }
 .label { color: #60646c; font-size: .8rem; text-transform: uppercase; letter-spacing: .04em; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 0; }
 dt { color: #60646c; }
@@ -39,6 +40,7 @@ tfoot td { border-top: 2px solid #1c2024; font-weight: 600; font-size: 1.1rem; }
 .behind { font-size: .8rem; color: #60646c; }
 .behind p { margin: .6rem 0 .1rem; }
 code { display: block; font: .75rem/1.4 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+code span { display: inline-block; max-width: 100%; }
 @media print { html { font-size: 9.5pt; } body { margin: 0; padding: 0; max-width: none; font-size: 1rem; } }
 """
 
@@ -109,4 +111,6 @@ def _behind(invoice: Invoice) -> Iterator[str]:
 
 
 def _codes(typed: Iterable[str]) -> str:
-    return "".join(f"<code>{escape(visible(command))}</code>\n" for command in typed)
+    """Return commands of which no option is broken at its hyphens."""
+    words = ([f"<span>{escape(visible(word))}</span>" for word in command.split(" ")] for command in typed)
+    return "".join(f"<code>{' '.join(spans)}</code>\n" for spans in words)

@@ -1,14 +1,8 @@
-"""An invoice as PDF. The only importer of reportlab.
-
-The fonts are those that every reader of PDF has; they know Western European letters. What they do not know is written
-by its plain letter, else as `?`: the HTML page has all of it. The same invoice gives the same bytes.
-"""
+"""An invoice as PDF; with invoice_letters.py the only importer of reportlab. The same invoice gives the same bytes."""
 
 import io
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from xml.sax.saxutils import escape
 
 from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
@@ -20,6 +14,7 @@ from reportlab.platypus import BaseDocTemplate, Flowable, Paragraph, SimpleDocTe
 
 from pipeline.dead_letter_text import visible
 from pipeline.invoice_document import commands
+from pipeline.invoice_letters import NOTE, lacks, markup
 from pipeline.invoice_text import COLUMNS, facts, heading, number, rows
 from pipeline.metering.invoice import Invoice
 
@@ -37,6 +32,8 @@ _DETAIL: Final = ParagraphStyle("detail", _SMALL, leftIndent=3 * mm)
 _CODE: Final = ParagraphStyle(
     "code", _TEXT, fontName="Courier", fontSize=7, leading=8.5, textColor=_GREY, leftIndent=3 * mm
 )
+#: Of a name at the foot of a page, which stands at its head in full.
+_FOOT_CHARACTERS: Final = 60
 #: Widths of the columns, which together are as wide as the page allows.
 _COLUMNS: Final = (_WIDTH - 104 * mm, 28 * mm, 26 * mm, 26 * mm, 24 * mm)
 
@@ -51,7 +48,8 @@ def to_pdf(invoice: Invoice) -> bytes:
 def _built(invoice: Invoice, pages: int) -> tuple[bytes, int]:
     """Return the file, in which each page says of how many it is one, and how many there are."""
     out = io.BytesIO()
-    name = _known(heading(invoice))
+    name = heading(invoice)
+    footer = _paragraph(f"{name}, {_shortened(invoice.project)}", _SMALL)
     layout = SimpleDocTemplate(
         out,
         pagesize=A4,
@@ -59,15 +57,16 @@ def _built(invoice: Invoice, pages: int) -> tuple[bytes, int]:
         rightMargin=_MARGIN - _FRAME,
         topMargin=16 * mm,
         bottomMargin=20 * mm,
-        title=name,
-        author=_known(invoice.seller.name),
+        title=visible(name),
+        author=visible(invoice.seller.name),
         invariant=1,
     )
 
     def foot(canvas: Canvas, layout: BaseDocTemplate) -> None:
+        footer.wrapOn(canvas, _WIDTH - 30 * mm, 10 * mm)
+        footer.drawOn(canvas, _MARGIN, 10.3 * mm)
         canvas.setFont("Helvetica", 8)
         canvas.setFillColor(_GREY)
-        canvas.drawString(_MARGIN, 11 * mm, f"{name}, {_known(invoice.project)[:60]}")
         canvas.drawRightString(A4[0] - _MARGIN, 11 * mm, f"page {layout.page} of {pages}")
 
     layout.build(_story(invoice), onFirstPage=foot, onLaterPages=foot)
@@ -78,6 +77,8 @@ def _story(invoice: Invoice) -> list[Flowable]:
     story: list[Flowable] = [_paragraph(heading(invoice), _TITLE), _header(invoice), Spacer(0, 8 * mm), _lines(invoice)]
     if invoice.seller.note:
         story += [Spacer(0, 6 * mm), _paragraph(invoice.seller.note)]
+    if any(map(lacks, _texts(invoice))):
+        story += [Spacer(0, 4 * mm), _paragraph(NOTE, _SMALL)]
     shown = [(line, list(commands(invoice, line))) for line in invoice.lines]
     if any(typed for _, typed in shown):
         story += [Spacer(0, 8 * mm), _paragraph("What is behind each line", _BOLD)]
@@ -162,19 +163,14 @@ def _fraction(text: str) -> str:
 
 
 def _paragraph(text: str, style: ParagraphStyle = _TEXT) -> Paragraph:
-    return Paragraph(escape(_known(text)), style)
+    return Paragraph(markup(text, style.fontSize), style)
 
 
-def _known(text: str) -> str:
-    """Return a text in the letters that the fonts have."""
-    return "".join(_letter(letter) for letter in visible(text))
+def _shortened(text: str) -> str:
+    return text if len(text) <= _FOOT_CHARACTERS else f"{text[:_FOOT_CHARACTERS]}..."
 
 
-def _letter(letter: str) -> str:
-    for candidate in (letter, unicodedata.normalize("NFKD", letter)[:1]):
-        try:
-            candidate.encode("cp1252")
-        except UnicodeEncodeError:
-            continue
-        return candidate
-    return "?"
+def _texts(invoice: Invoice) -> Iterator[str]:
+    """Yield every text that others have written."""
+    yield from (invoice.project, *invoice.bill_to, invoice.seller.name, *invoice.seller.address, invoice.seller.note)
+    yield from (row.text for row in rows(invoice))

@@ -36,11 +36,12 @@ class InvoiceRefused(ValueError):
     """An invoice cannot be issued, or not yet; the message says why."""
 
 
-def read_plans(settings: Settings, meters: Meters) -> Plans:
-    """Read the plans file, or the example that ships where none is named; raises InvalidPlans."""
+def read_plans(settings: Settings, meters: Meters) -> tuple[Plans, str]:
+    """Read the plans file, or the example that ships where none is named, and its text; raises InvalidPlans."""
     path = settings.plans_file or schemas() / "plans.toml"
     try:
-        return parse_plans(path.read_text("utf-8"), meters)
+        text = path.read_text("utf-8")
+        return parse_plans(text, meters), text
     except OSError as error:
         raise InvalidPlans(f"{path}: cannot be read ({error.strerror}); mend ROOMMETER_PLANS_FILE") from error
     except (InvalidPlans, UnicodeDecodeError) as error:

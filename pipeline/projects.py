@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pipeline.projects_file import Agents, Identity, InvalidProjects, JanusTable, ProjectTable, parse_projects
 
-__all__ = ["InvalidProjects", "JanusSource", "LivekitKey", "Project", "Projects", "read_projects"]
+__all__ = ["InvalidProjects", "JanusSource", "LivekitKey", "Project", "Projects", "Viewer", "read_projects"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -84,6 +84,13 @@ class JanusSource:
         return name if name in self.projects else None
 
 
+class Viewer(NamedTuple):
+    """Who looks at the console: by name, and which project they may see; None means every one."""
+
+    name: str
+    project: str | None
+
+
 class Projects:
     """The projects by each of their credentials; there may be none, and then every request is refused."""
 
@@ -92,12 +99,14 @@ class Projects:
         projects: Iterable[Project] = (),
         tokens: Mapping[bytes, str] | None = None,
         janus: Iterable[JanusSource] = (),
+        viewers: Mapping[bytes, Viewer] | None = None,
     ) -> None:
-        """Take projects, their tokens as project names by SHA-256 digest, and the Janus servers."""
+        """Take projects, their tokens as project names by SHA-256 digest, the Janus servers, and viewers by digest."""
         self._by_name = {project.name: project for project in projects}
         self._by_key = {key.key: (project, key.secret) for project in self._by_name.values() for key in project.livekit}
         self._by_token = {digest: self._by_name[name] for digest, name in (tokens or {}).items()}
         self._by_user = {source.user: source for source in janus}
+        self._viewers = dict(viewers or {})
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all projects, in order of the alphabet."""
@@ -116,8 +125,15 @@ class Projects:
 
         Tokens are looked up by digest: how long that takes tells about digests, and from those no token follows.
         """
-        digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
-        return self._by_token.get(digest) if token else None
+        return self._by_token.get(_digest(token)) if token else None
+
+    def viewer(self, token: str) -> Viewer | None:
+        """Return who looks at the console with that token, looked up as above; tokens of producers look at nothing."""
+        return self._viewers.get(_digest(token)) if token else None
+
+    def has_viewers(self) -> bool:
+        """Tell whether anybody has a token for the console."""
+        return bool(self._viewers)
 
     def by_janus(self, user: str, password: str) -> JanusSource | None:
         """Return the Janus server of a user and password, in the same time whether the user or the password is wrong.
@@ -125,7 +141,7 @@ class Projects:
         Digests are compared, so that the time does not depend on the password's length either.
         """
         source = self._by_user.get(user)
-        given = sha256(password.encode("utf-8", "surrogatepass")).digest()
+        given = _digest(password)
         expected = sha256(source.password if source else _NOBODY).digest()
         return source if hmac.compare_digest(given, expected) and source else None
 
@@ -150,12 +166,25 @@ def read_projects(path: Path | None, environ: Mapping[str, str]) -> Projects:
     if file.allow_weak_secrets:
         _log.warning("%s allows weak secrets: for trials only, since whoever guesses one writes the bill", path)
     identity_key = (file.identity_key or "").encode()
-    tokens = {bytes.fromhex(token.sha256): name for name, table in file.projects.items() for token in table.tokens}
+    tokens: dict[bytes, str] = {}
+    viewers = {bytes.fromhex(operator.sha256): Viewer(operator.name, None) for operator in file.operators}
+    for name, table in file.projects.items():
+        for token in table.tokens:
+            digest = bytes.fromhex(token.sha256)
+            if token.use == "console":
+                viewers[digest] = Viewer(name, name)
+            else:
+                tokens[digest] = name
     return Projects(
         [_project(name, table, identity_key) for name, table in file.projects.items()],
         tokens,
         [_janus_source(table, frozenset(file.projects)) for table in file.janus],
+        viewers,
     )
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _project(name: str, table: ProjectTable, identity_key: bytes) -> Project:

@@ -85,6 +85,9 @@ def _check_pattern(pattern: str) -> str:
 
 _Name = Annotated[str, _checked(_NAME, "is not a name of up to 128 letters, digits, `.`, `_` and `-`")]
 _Secret = Annotated[str, AfterValidator(_check_secret)]
+_Digest = Annotated[
+    str, _checked(_DIGEST, "is not 64 lower-case hex digits; take `printf %s TOKEN | sha256sum`, not the token")
+]
 
 
 class _Table(BaseModel):
@@ -119,11 +122,17 @@ class LivekitKeyTable(_Table):
 
 
 class TokenTable(_Table):
-    """A bearer token for `POST /v1/events`, by the hex SHA-256 digest of it."""
+    """A bearer token by the hex SHA-256 digest of it: to send to `POST /v1/events`, or to look at the console."""
 
-    sha256: Annotated[
-        str, _checked(_DIGEST, "is not 64 lower-case hex digits; take `printf %s TOKEN | sha256sum`, not the token")
-    ]
+    sha256: _Digest
+    use: Literal["events", "console"] = "events"
+
+
+class OperatorTable(_Table):
+    """`[[operators]]`: a token for the console that sees every project, by its digest, and whose it is."""
+
+    name: _Name
+    sha256: _Digest
 
 
 class ProjectTable(_Table):
@@ -161,13 +170,18 @@ class ProjectsFile(_Table):
     identity_key: _Secret | None = None
     projects: dict[_Name, ProjectTable] = {}
     janus: list[JanusTable] = []
+    operators: list[OperatorTable] = []
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         """Refuse what names two projects at once, none, or needs a key that is not there."""
         for what, owners in (
             ("LiveKit key", [(key.key, name) for name, project in self.projects.items() for key in project.livekit]),
-            ("token", [(token.sha256, name) for name, project in self.projects.items() for token in project.tokens]),
+            (
+                "token",
+                [(token.sha256, name) for name, project in self.projects.items() for token in project.tokens]
+                + [(operator.sha256, f"operators ({operator.name})") for operator in self.operators],
+            ),
             ("Janus name", [(source.name, source.name) for source in self.janus]),
             ("Janus user", [(source.user, source.name) for source in self.janus]),
         ):

@@ -18,7 +18,7 @@ from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
 
 
 class Settings(BaseSettings):
-    """All settings. The tables of README, infra/connect.md and infra/billing.md are checked against this class."""
+    """All settings. The tables of README and of the guides in infra/ are checked against this class."""
 
     model_config = SettingsConfigDict(env_prefix="ROOMMETER_", frozen=True, extra="ignore")
 
@@ -125,6 +125,17 @@ class Settings(BaseSettings):
     gateway_requests: Annotated[
         PositiveInt, Field(description="requests worked on at once; further ones are told to come again")
     ] = 512
+
+    console_host: Annotated[
+        str, Field(description="address of the console; when it is not loopback, a token is asked for")
+    ] = "127.0.0.1"
+    console_port: Annotated[int, Field(description="its port; 0 takes a free one", ge=0, le=65535)] = 8132
+    console_require_token: Annotated[
+        bool, Field(description="ask for a token on loopback too: behind a reverse proxy")
+    ] = False
+    console_metrics: Annotated[
+        str, Field(description="where `roommeter console` reads the pipeline's health: URLs of /metrics, with commas")
+    ] = ""
 
     @classmethod
     def settings_customise_sources(

@@ -27,7 +27,7 @@ from pipeline.broker import EmbeddedBroker, free_port, kill_guarded, start_guard
 _POM: Final = Path(__file__).parent.parent / "infra" / "kafka" / "pom.xml"
 _VERSION: Final = re.findall(r"<artifactId>kafka_2.13</artifactId>\s*<version>(.*?)<", _POM.read_text())[0]
 _IMAGE: Final = f"apache/kafka:{_VERSION}"
-_START_TIMEOUT_S: Final = 60.0
+_START_TIMEOUT_S: Final = 120.0
 _STOP_TIMEOUT_S: Final = 20.0
 _JVM: Final = (
     "-Xmx512m",
@@ -370,7 +370,7 @@ def listening(pids: set[int]) -> set[tuple[str, int]]:
     return found
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Return when a condition holds; raises TimeoutError when it does not in time. For synchronous tests."""
     deadline_s = time.monotonic() + timeout_s
     pause = threading.Event()

@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import pytest
@@ -24,6 +24,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("roommeter")
+
+#: Where the longest files are, the longest first.
+_FIRST: Final = (
+    "tests/janus/test_real_janus.py",
+    "tests/contracts/test_emitter_stopped.py",
+    "tests/e2e/test_killed_worker.py",
+    "tests/test_cli.py",
+    "tests/contracts/test_audit_store.py",
+    "tests/e2e/",
+    "tests/test_planted_bugs.py",
+    "tests/contracts/",
+    "tests/gateway/test_outbox.py",
+)
 
 _said: list[str] = []
 
@@ -49,6 +62,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which broker the tests used: with -q pytest prints no header."""
     for line in _said:
         terminalreporter.write_line(f"broker: {line}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long or mostly wait: last, they would run alone, or all at once."""
+    items.sort(key=lambda item: min((at for at, name in enumerate(_FIRST) if name in item.nodeid), default=len(_FIRST)))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

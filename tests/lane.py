@@ -14,7 +14,9 @@ from pipeline.settings import Settings
 from pipeline.topics import topics
 
 #: Longer than anything here takes, so that a hang is a failure and not a wait.
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 90.0
+#: Between two looks: whoever looks without a pause takes the processor from what it waits for.
+_POLL_SECONDS = 0.01
 
 
 class Lane:
@@ -141,11 +143,11 @@ async def eventually(condition: Callable[[], bool]) -> None:
     """Let everything else run until a condition holds."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event: it is inside Faust
-            await asyncio.sleep(0)
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def eventually_async(value: Callable[[], Awaitable[object]], expected: object) -> None:
     """Ask somebody else again and again until the answer is as expected."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while await value() != expected:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0)
+            await asyncio.sleep(_POLL_SECONDS)

@@ -38,7 +38,7 @@ _COMMANDS: Final = dict(main.commands) | {
     if isinstance(group, click.Group)
     for below, command in group.commands.items()
 }
-_PATIENCE_SECONDS: Final = 60
+_PATIENCE_SECONDS: Final = 180
 _PROGRAM: Final = (sys.executable, "-m", "pipeline")
 _each_command = pytest.mark.parametrize("name", _COMMANDS)
 _each_case = pytest.mark.parametrize("path", _CASES, ids=lambda path: path.stem)

@@ -23,6 +23,7 @@ _README: Final = (ROOT / "README.md").read_text()
 #: Files with a table of settings.
 _FILES: Final = (
     *("README.md", "infra/connect.md", "infra/limits.md", "infra/billing.md", "infra/README.md", "infra/alerts.md"),
+    "infra/console.md",
 )
 _MOST_LINES: Final = 170
 _BEGIN: Final = "<!-- settings -->\n"
@@ -39,6 +40,8 @@ def _file_of(name: str) -> str:
     """Return the file that has a setting in its table: what the guides do not have, the README has."""
     if name.startswith("limit"):
         return "infra/limits.md"
+    if name.startswith("console_"):
+        return "infra/console.md"
     if name.startswith("alert"):
         return "infra/alerts.md"
     if name == "plans_file":

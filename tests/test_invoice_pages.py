@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline.invoice_document import commands, decode_invoice, encode_invoice
 from pipeline.invoice_html import to_html
+from pipeline.invoice_letters import lacks, markup
 from pipeline.invoice_pdf import to_pdf
 from pipeline.invoice_text import file_name, rows, to_csv
 from pipeline.metering.invoice import Invoice, invoice
@@ -168,10 +169,46 @@ def test_the_same_invoice_is_the_same_pdf() -> None:
     assert to_pdf(_october()) != to_pdf(_october("bolt"))
 
 
-@pytest.mark.parametrize("project", [_HOSTILE, "x" * 500, "東京 Łódź", "<b>", "&amp;"])
+@pytest.mark.parametrize("project", [_HOSTILE, "x" * 500, "東京 Łódź", "<b>", "&amp;", "شركة 12", "\ud83d\ude00\u200f"])
 def test_a_pdf_can_be_made_of_any_name(project: str) -> None:
     """Markup is text, long words are broken, letters that the fonts lack are replaced."""
+    project = project.encode("utf-16", "surrogatepass").decode("utf-16")
     assert to_pdf(_october(project)).startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize(
+    ("project", "brought"), [("Müller & Søn", False), ("Łódź", True), ("Αθήνα", True), ("Москва", True)]
+)
+def test_a_pdf_brings_letters_along_that_not_every_reader_has(project: str, brought: bool) -> None:  # noqa: FBT001
+    """And no more than it needs."""
+    document = to_pdf(_october(project))
+    assert (b"DejaVuSans" in document) == brought
+    assert len(document) < 60_000
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Müller <Söhne>", "Müller &lt;Söhne&gt;"),
+        ("Łódź", "Łódź"),
+        ("Acme 東京!", "Acme [U+6771 U+4EAC]!"),
+        ("שלום 5", "5 םולש"),
+        ("لا", "\ufefb"),
+    ],
+)
+def test_a_letter_is_shown_by_a_font_or_by_its_number(text: str, shown: str) -> None:
+    """Never as a box, never lost; from right to left where it is read so, and joined where it is written so."""
+    assert re.sub("<.*?>", "", markup(text, 9)) == shown
+
+
+def test_a_page_says_so_where_numbers_stand_for_letters() -> None:
+    """And only there."""
+    assert [lacks(text) for text in ("東京", "Łódź", "Müller")] == [True, False, False]
+
+
+def test_options_of_commands_are_not_broken_at_their_hyphens() -> None:
+    """What is copied from a page can be typed."""
+    assert "<span>--project</span> <span>acme</span>" in to_html(_october())
 
 
 @pytest.mark.parametrize("times", [1, 30])

@@ -21,7 +21,7 @@ from pipeline.settings import Settings
 from pipeline.topics import Topic, topics
 from tests.brokers import TestBroker
 from tests.e2e.metered import declare, metered
-from tests.lane import eventually
+from tests.lane import PATIENCE_SECONDS, eventually
 from tests.library_events import connected
 from tests.metering.builders import ROOT
 
@@ -129,8 +129,8 @@ async def test_calls_wait_while_too_many_events_are_under_way(tmp_path: Path) ->
         assert await asyncio.wait({third}, timeout=0.3) == (set(), {third})
         await embedded.start()
         await create_topics(embedded.bootstrap, [topic])
-        await asyncio.wait_for(third, 30)
-        await asyncio.wait_for(producer.flush(), 30)
+        await asyncio.wait_for(third, PATIENCE_SECONDS)
+        await asyncio.wait_for(producer.flush(), PATIENCE_SECONDS)
         await eventually(lambda: producer.trouble is None)
 
 
@@ -178,7 +178,7 @@ async def test_calls_that_wait_when_the_producer_closes_are_told() -> None:
     waiting = [asyncio.create_task(producer.send(connected())) for _ in range(5)]
     with pytest.raises(roommeter.NotAcknowledged, match="1 of 1"):
         await producer.__aexit__(None, None, None)
-    told = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    told = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), PATIENCE_SECONDS)
     assert [type(error) for error in told] == [roommeter.ProducerClosed] * 5
 
 

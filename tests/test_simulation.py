@@ -53,7 +53,7 @@ def test_a_seed_is_the_same_run_every_time() -> None:
             cwd=Path(__file__).parents[1],
             capture_output=True,
             check=True,
-            timeout=60,
+            timeout=180,
         ).stdout
         for hash_seed in ("1", "2")
     ]

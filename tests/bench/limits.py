@@ -93,6 +93,7 @@ def _measure(directory: Path, kafka: str | None, rate: int, seconds: int) -> Non
         "ROOMMETER_STORE": f"chdb://{directory / 'clickhouse'}",
         "ROOMMETER_HTTP_PORT": "0",
         "ROOMMETER_GATEWAY_PORT": "0",
+        "ROOMMETER_CONSOLE_PORT": "0",
     }
     if kafka is not None:
         environ["ROOMMETER_KAFKA"] = kafka

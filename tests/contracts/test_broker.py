@@ -1,5 +1,6 @@
 """What the embedded broker promises, and what is asked of every broker that we start."""
 
+import asyncio
 import http.client
 import json
 import signal
@@ -115,6 +116,32 @@ async def test_a_missing_topic_stays_missing_when_somebody_asks_for_it(embedded_
             _ = [record async for record in read_topic(embedded_broker.bootstrap, "nobody-made-this")]
         embedded_broker.kill()
         await embedded_broker.restart()
+
+
+async def test_whoever_waits_for_its_first_start_does_not_create_a_topic_either(tmp_path: Path) -> None:
+    """A producer that was there first asks for its topic the moment that somebody listens."""
+    broker = EmbeddedBroker(tmp_path / "broker", 0)
+    asking = await asyncio.create_subprocess_exec(sys.executable, "-c", IMPATIENT, str(broker.port))
+    try:
+        await broker.start()
+        with pytest.raises(ValueError, match="does not exist"):
+            _ = [record async for record in read_topic(broker.bootstrap, "too-soon")]
+    finally:
+        asking.kill()
+        await asking.wait()
+        await broker.stop()
+
+
+IMPATIENT = """
+import socket, struct, sys
+
+metadata = struct.pack(">hhih", 3, 0, 1, -1) + struct.pack(">ih8s", 1, 8, b"too-soon")
+while True:
+    with socket.socket() as client:
+        if client.connect_ex(("127.0.0.1", int(sys.argv[1]))) == 0:
+            client.sendall(struct.pack(">i", len(metadata)) + metadata)
+            client.recv(4096)
+"""
 
 
 OWNER = """

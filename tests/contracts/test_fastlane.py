@@ -8,7 +8,7 @@ import pytest
 from pipeline import fastlane
 from pipeline.settings import Settings
 from tests.brokers import TestBroker
-from tests.lane import Lane, committed, declare, eventually, eventually_async, running, send
+from tests.lane import PATIENCE_SECONDS, Lane, committed, declare, eventually, eventually_async, running, send
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_an_agent_that_raises_ends_the_app_and_acknowledges_nothing(settin
     async with running(settings) as lane:
         lane.fail = True
         await send(settings, 200)
-        await asyncio.wait_for(lane.app._crashed.wait(), 20)
+        await asyncio.wait_for(lane.app._crashed.wait(), PATIENCE_SECONDS)
         assert lane.app.consumer.acknowledged == {}
     async with running(settings) as second:
         await second.until(lambda: second.count() == 200)

@@ -24,7 +24,7 @@ from pipeline.producer import Ack, Producer, ProducerClosed, SendRefused
 from pipeline.publish import publish
 from pipeline.topics import Topic
 from tests.brokers import TestBroker
-from tests.lane import eventually_async
+from tests.lane import PATIENCE_SECONDS, eventually_async
 
 BROKER_TIME = {"message.timestamp.type": "LogAppendTime"}
 #: toPositive(murmur2(key)) % 8, computed with Apache Kafka's own kafka-clients 4.1.2.
@@ -224,7 +224,7 @@ async def test_a_refused_record_neither_loses_nor_reorders_the_others(
     values = [b"x" * 30_000 if number == 100 else b"%03d" % number for number in range(200)]
     async with Producer(each_broker.bootstrap) as producer:
         sending = asyncio.gather(*(producer.send(topic, b"k", v) for v in values), return_exceptions=True)
-        acks = await asyncio.wait_for(sending, 30)
+        acks = await asyncio.wait_for(sending, PATIENCE_SECONDS)
     assert [number for number, ack in enumerate(acks) if not isinstance(ack, Ack)] == [100]
     assert unique(await everything(each_broker, topic)) == values[:100] + values[101:]
 
@@ -250,11 +250,11 @@ async def test_a_producer_waits_for_a_broker_that_is_away_and_goes_on_by_itself(
         await mortal_broker.settle(topic, 1)
         mortal_broker.kill()
         sending = [asyncio.create_task(producer.send(topic, b"k", b"%d" % number)) for number in range(1, 20)]
-        await asyncio.wait_for(trouble.waiting.wait(), 10)
+        await asyncio.wait_for(trouble.waiting.wait(), PATIENCE_SECONDS)
         assert not any(task.done() for task in sending)
         await mortal_broker.restart()
-        await asyncio.wait_for(asyncio.gather(*sending), 30)
-        await asyncio.wait_for(trouble.fine.wait(), 10)
+        await asyncio.wait_for(asyncio.gather(*sending), PATIENCE_SECONDS)
+        await asyncio.wait_for(trouble.fine.wait(), PATIENCE_SECONDS)
     assert unique(await everything(mortal_broker, topic)) == [b"%d" % number for number in range(20)]
 
 
@@ -271,9 +271,9 @@ async def test_a_producer_may_start_before_its_broker(mortal_broker: TestBroker,
     trouble = Trouble()
     async with Producer(mortal_broker.bootstrap, on_wait=trouble.on_wait, on_ok=trouble.on_ok) as producer:
         sending = asyncio.create_task(producer.send(topic, b"k", b"v"))
-        await asyncio.wait_for(trouble.waiting.wait(), 10)
+        await asyncio.wait_for(trouble.waiting.wait(), PATIENCE_SECONDS)
         await mortal_broker.restart()
-        assert await asyncio.wait_for(sending, 30) == Ack(0, 0)
+        assert await asyncio.wait_for(sending, PATIENCE_SECONDS) == Ack(0, 0)
 
 
 async def test_a_producer_waits_for_a_missing_topic(each_broker: TestBroker, topic_prefix: str) -> None:
@@ -282,7 +282,7 @@ async def test_a_producer_waits_for_a_missing_topic(each_broker: TestBroker, top
         sending = asyncio.create_task(producer.send(f"{topic_prefix}log", b"k", b"v"))
         await asyncio.wait({sending}, timeout=0.5)
         assert await create(each_broker, topic_prefix) == f"{topic_prefix}log"
-        assert await asyncio.wait_for(sending, 30) == Ack(0, 0)
+        assert await asyncio.wait_for(sending, PATIENCE_SECONDS) == Ack(0, 0)
 
 
 async def test_leaving_a_producer_is_quick_even_when_the_broker_is_away(
@@ -290,7 +290,7 @@ async def test_leaving_a_producer_is_quick_even_when_the_broker_is_away(
 ) -> None:
     """Who still waits is told: an event without acknowledgement is not the producer's any more."""
     topic = await create(mortal_broker, topic_prefix)
-    async with asyncio.timeout(15), Producer(mortal_broker.bootstrap) as producer:
+    async with asyncio.timeout(40), Producer(mortal_broker.bootstrap) as producer:
         await producer.send(topic, b"k", b"v")
         mortal_broker.kill()
         sending = asyncio.create_task(producer.send(topic, b"k", b"w"))

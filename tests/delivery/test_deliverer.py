@@ -32,7 +32,7 @@ from tests.lane import declare
 from tests.metering.builders import METERS, ROOT
 
 _HOUR_MS: Final = hour_of(now_ms()) - 5 * MS_PER_HOUR
-_PATIENCE_S: Final = 60
+_PATIENCE_S: Final = 180
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Real processes for end-to-end tests: `roommeter worker` and others, as an operator starts them."""
 
+import math
 import os
 import re
 import signal
@@ -15,18 +16,19 @@ from pipeline.broker import free_port
 from pipeline.settings import Settings
 
 #: Longer than anything here takes, so that a hang is a failure and not a wait.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 150.0
 
 
 class Process:
     """One `roommeter` command with an HTTP surface, that can be killed and started again on the same port."""
 
     def __init__(self, command: str, settings: Settings, log: Path, program: Sequence[str] = ("pipeline",)) -> None:
-        """Prepare; `settings` become its environment, its HTTP port is fixed here.
+        """Prepare; `settings` become its environment, its ports are fixed here.
 
         `program` is the module to run and its first arguments: another one may wrap the product to break it.
         """
-        self.settings = settings.model_copy(update={"http_port": free_port(), "gateway_port": free_port()})
+        ports = {name: free_port() for name in ("http_port", "gateway_port", "console_port")}
+        self.settings = settings.model_copy(update=ports)
         self._command = command
         self._program = program
         self._log = log
@@ -131,9 +133,11 @@ class Process:
             return ""
 
     def metric(self, name: str) -> float:
-        """Return the value of a metric, as Prometheus would read it; 0 where it has none."""
-        lines = (self.get("/metrics") or "").splitlines()
-        return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)), 0.0)
+        """Return the value of a metric, as Prometheus would read it; 0 where it has none, NaN where nobody answers."""
+        page = self.get("/metrics")
+        if page is None:
+            return math.nan
+        return next((float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name)), 0.0)
 
 
 def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_SECONDS) -> None:
@@ -141,4 +145,4 @@ def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_SECON
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
+        time.sleep(0.05)

@@ -43,7 +43,7 @@ async def _run(example: str, broker: TestBroker, topic: str, start_ms: int, end_
     if example == "kcat.sh":
         _need_kcat()
     command = (*_COMMANDS[example], broker.bootstrap, format_time(start_ms), format_time(end_ms))
-    await asyncio.to_thread(subprocess.run, command, env=os.environ | {"TOPIC": topic}, check=True, timeout=60)
+    await asyncio.to_thread(subprocess.run, command, env=os.environ | {"TOPIC": topic}, check=True, timeout=180)
 
 
 async def _kcat(broker: TestBroker, topic: str, *options: str) -> dict[bytes, int]:
@@ -51,7 +51,7 @@ async def _kcat(broker: TestBroker, topic: str, *options: str) -> dict[bytes, in
     _need_kcat()
     command = ("kcat", "-P", "-b", broker.bootstrap, "-t", topic, "-K", "\t", *options)
     lines = b"".join(key + b"\t{}\n" for key in _ROOMS)
-    await asyncio.to_thread(subprocess.run, command, input=lines, check=True, timeout=60)
+    await asyncio.to_thread(subprocess.run, command, input=lines, check=True, timeout=180)
     records = (await metered(broker, topic, now_ms())).records
     return {record.key: record.partition for record in records if record.key is not None}
 
@@ -84,7 +84,7 @@ def test_an_example_fails_where_no_broker_answers(example: str) -> None:
     if example == "kcat.sh":
         _need_kcat()
     command = (*_COMMANDS[example], "127.0.0.1:1", "2026-09-21T14:00:00Z", "2026-09-21T14:01:10Z")
-    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode != 0
+    assert subprocess.run(command, check=False, capture_output=True, timeout=180).returncode != 0
 
 
 def test_the_readme_shows_every_example() -> None:

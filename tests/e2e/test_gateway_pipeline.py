@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, ClientTimeout
 
 from pipeline.broker import free_port
 from pipeline.clickhouse import Store
@@ -41,6 +41,8 @@ _ALWAYS: Final[dict[str, Any]] = {"correction_window_ms": 3_650 * MS_PER_DAY, "f
 _PRIVATE: Final = (
     *(PLANTED, SECRET, "eyJhbGciOi", "r4nd0mSecret", "<secret>", "support-4711", "15105550100", "rtmp://", "s3://"),
 )
+#: Longer than LiveKit's: here is no second try, and the machine may be busy.
+_PATIENCE: Final = ClientTimeout(total=60)
 #: Minutes begun in the hour from 14:00 and in the hour from 15:00, counted by hand, of both calls.
 _BY_HAND: Final = {
     "PA_eJ8nQ2rUxVbA": (2, 0),  # 14:00:01 to 14:01:56
@@ -197,7 +199,9 @@ async def _post_everything(url: str) -> list[int | None]:
     shuffled = Random(7).sample(_BODIES, len(_BODIES))  # noqa: S311 - the same order in every run
     sent = {"in-order": [*_BODIES, *_unintelligible()], "shuffled": shuffled, "twice": [*_BODIES, *_BODIES]}
     async with ClientSession() as client:
-        return [await post(client, url, project, body) for project, bodies in sent.items() for body in bodies]
+        return [
+            await post(client, url, project, body, _PATIENCE) for project, bodies in sent.items() for body in bodies
+        ]
 
 
 def _read_store(address: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
@@ -297,7 +301,10 @@ def test_all_stop_in_order(observed: Observed) -> None:
 def test_a_gateway_that_has_never_met_its_brokers_keeps_everything_but_what_is_private(
     broker: TestBroker, tmp_path: Path
 ) -> None:
-    """R22: it is ready, and what it accepts into its spool survives the process; none of that is private."""
+    """R22: it is ready, and what it accepts into its spool survives the process; none of that is private.
+
+    Once the brokers are there everything arrives; on a busy machine some of it twice, which changes nothing (R10).
+    """
     settings = Settings(
         kafka=f"127.0.0.1:{free_port()}",
         topic_prefix="brokerless-gateway.",
@@ -316,7 +323,13 @@ def test_a_gateway_that_has_never_met_its_brokers_keeps_everything_but_what_is_p
         gateway.settings = gateway.settings.model_copy(update={"kafka": broker.bootstrap})
         gateway.start()
         wait_until(lambda: gateway.is_ready() and gateway.metric("roommeter_spool_messages") == 0)
-        assert feed.dead_letters(gateway.settings) == len(_unintelligible())
-        assert feed.sent(gateway.settings) == 4 * len(_due())
+        records = asyncio.run(_read_topics(gateway.settings))
     finally:
         gateway.close()
+    names = topics(gateway.settings)
+    arrived = [json.loads(record.value or b"") for record in records[names.lifecycle.name]]
+    assert {(event["data"]["project"], event["id"]) for event in arrived} == {
+        (project, event["id"]) for project in _PROJECTS for event in _due()
+    }
+    letters = {dict(record.headers)["sha256"] for record in records[names.dead_letters.name]}
+    assert len(letters) == len(_unintelligible())

@@ -16,7 +16,7 @@ _PROJECTS: Final = [f"p{number:02}" for number in range(20)]
 _ISSUE: Final = ("invoice", "--month", "2026-09", "--issue", "--format", "json")
 
 
-def _books(folder: Path) -> dict[str, str]:
+def books(folder: Path, store: str = "store") -> dict[str, str]:
     """Store an agent's minute of each project, and return the environment in which they are on a plan."""
     events = [
         one
@@ -27,7 +27,7 @@ def _books(folder: Path) -> dict[str, str]:
     accounts = "".join(f'[projects.{name}]\nplans = [{{ from = 2026-09-01, plan = "p" }}]\n' for name in _PROJECTS)
     (folder / "plans.toml").write_text(f'[plans.p]\ncurrency = "USD"\n{flat()}{accounts}')
     environment = os.environ | {
-        "ROOMMETER_STORE": f"chdb://{folder / 'store'}",
+        "ROOMMETER_STORE": f"chdb://{folder / store}",
         "ROOMMETER_PLANS_FILE": str(folder / "plans.toml"),
     }
     command = [*_PROGRAM, "replay", str(folder / "events.jsonl")]
@@ -37,7 +37,7 @@ def _books(folder: Path) -> dict[str, str]:
 
 def test_an_issuer_that_is_killed_is_carried_on_by_the_next(tmp_path: Path) -> None:
     """All projects have their invoice in the end, those said to be issued under the number that was said."""
-    environment = _books(tmp_path)
+    environment = books(tmp_path)
     with subprocess.Popen(
         [*_PROGRAM, *_ISSUE], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT, env=environment
     ) as process:

@@ -33,12 +33,14 @@ def write_projects(path: Path, projects: Iterable[str], more: str = "") -> Path:
     return path
 
 
-async def post(client: ClientSession, url: str, project: str, body: bytes) -> int | None:
+async def post(
+    client: ClientSession, url: str, project: str, body: bytes, patience: ClientTimeout = _PATIENCE
+) -> int | None:
     """Post a body as a project's server does, signed now; return the status, None where no answer came."""
     signed = sign_livekit(key_of(project), secret_of(project), body, now_ms() // 1_000)
     headers = {"Authorization": signed, "Content-Type": "application/webhook+json"}
     try:
-        async with client.post(f"{url}/webhooks/livekit", data=body, headers=headers, timeout=_PATIENCE) as answer:
+        async with client.post(f"{url}/webhooks/livekit", data=body, headers=headers, timeout=patience) as answer:
             await answer.read()
             return answer.status
     except (ClientError, OSError, TimeoutError):

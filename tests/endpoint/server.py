@@ -20,7 +20,7 @@ import clickhouse_connect
 
 from tests.metering.builders import ROOT
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 
 class Ports(NamedTuple):

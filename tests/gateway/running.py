@@ -159,7 +159,7 @@ class _Nowhere:
 
 async def _serve() -> None:
     """Print the port, then for each line of input the most memory ever used, in KiB, until the input ends."""
-    async with running(_Nowhere(), gateway_body_timeout_ms=2_000) as gateway:
+    async with running(_Nowhere(), gateway_body_timeout_ms=4_000) as gateway:
         sys.stdout.write(f"{gateway.port}\n")
         sys.stdout.flush()
         while await asyncio.to_thread(sys.stdin.readline):

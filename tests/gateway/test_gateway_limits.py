@@ -51,7 +51,7 @@ async def test_a_slow_header_is_cut() -> None:
     async with running(gateway_header_timeout_ms=300) as gateway, connected(gateway.port) as streams:
         streams[1].write(b"POST /webhooks/livekit HTTP/1.1\r\nX: ")
         with contextlib.suppress(ConnectionError):
-            assert await dripped(streams, b"x", limit_s=3) == b""
+            assert await dripped(streams, b"x", limit_s=8) == b""
 
 
 async def test_a_slow_header_is_cut_on_a_used_connection_too() -> None:
@@ -62,7 +62,7 @@ async def test_a_slow_header_is_cut_on_a_used_connection_too() -> None:
         await streams[0].readuntil(b"}")
         streams[1].write(b"GET /")
         with contextlib.suppress(ConnectionError):
-            assert await dripped(streams, b"x", limit_s=3) == b""
+            assert await dripped(streams, b"x", limit_s=8) == b""
 
 
 async def test_a_silent_connection_is_kept_for_the_next_request() -> None:
@@ -93,9 +93,9 @@ async def test_a_slow_body_is_told_and_cut() -> None:
     """408, and the connection ends."""
     async with running(gateway_body_timeout_ms=300) as gateway, connected(gateway.port) as streams:
         streams[1].write(_POST + _JSON + b"Content-Length: 100000\r\n\r\n")
-        assert (await dripped(streams, b"x", limit_s=3)).startswith(b"HTTP/1.1 408 ")
+        assert (await dripped(streams, b"x", limit_s=8)).startswith(b"HTTP/1.1 408 ")
         with contextlib.suppress(ConnectionError):
-            assert b"HTTP" not in await dripped(streams, b"x", limit_s=5)
+            assert b"HTTP" not in await dripped(streams, b"x", limit_s=8)
 
 
 async def test_a_body_that_ends_early_is_no_error_of_ours(gateway: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,7 +103,7 @@ async def test_a_body_that_ends_early_is_no_error_of_ours(gateway: Running, capl
     async with connected(gateway.port) as (_, writer):
         writer.write(_POST + _JSON + b"Content-Length: 100\r\n\r\n{")
         await writer.drain()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while not gateway.metric("roommeter_gateway_requests_total", route="events", status="400"):
             await gateway.client.get("/nothing")
     assert caplog.text == ""
@@ -230,9 +230,10 @@ async def test_slow_senders_leave_memory_flat_and_others_served(child: Child) ->
             writer.write(b"POST /webhooks/livekit HTTP/1.1\r\nX: ")
         for _, writer in slow[200:]:
             writer.write(_POST + _JSON + b"Content-Length: 100000\r\n\r\n{")
-        async with asyncio.timeout(2):
-            good = await _posted(child.port, _POST + _JSON + b"Content-Length: 2\r\n\r\n", [b"{}"])
+        dripping = [asyncio.create_task(dripped(streams, b"x", limit_s=60)) for streams in slow[200:]]
+        good = await _posted(child.port, _POST + _JSON + b"Content-Length: 2\r\n\r\n", [b"{}"])
         assert good.startswith(b"HTTP/1.1 200 ")
-        statuses = await asyncio.gather(*(dripped(streams, b"x", limit_s=20) for streams in slow[200:]))
+        assert not any(task.done() for task in dripping)
+        statuses = await asyncio.gather(*dripping)
         assert {status[:13] for status in statuses} == {b"HTTP/1.1 408 "}
     assert child.most_kib() - before_kib < _FLAT_KIB

@@ -145,7 +145,7 @@ async def _run(*arguments: str, environment: dict[str, str], fails: bool = False
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=PIPE, stderr=PIPE, env=os.environ | environment, cwd=ROOT
     )
-    stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), 180)
     assert bool(process.returncode) is fails, stderr.decode()
     return (stderr if fails else stdout).decode()
 

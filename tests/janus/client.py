@@ -6,12 +6,12 @@ Run as a program it is a participant in a process of its own, to be killed witho
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from aiohttp import ClientError, ClientSession
+from aiohttp import ClientError, ClientSession, ClientTimeout
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 
@@ -19,12 +19,23 @@ JANUS_URL: Final = "http://127.0.0.1:8088/janus"
 #: Silence after which our Janus gives a session up, and how often a participant shows that it is there.
 SESSION_TIMEOUT_S: Final = 8
 _KEEPALIVE_S: Final = 2
-_PATIENCE_S: Final = 10
+#: Longer than anything here takes on a machine with much else to do.
+PATIENCE_S: Final = 40.0
+
+_T = TypeVar("_T")
 
 
 def now_ms() -> int:
     """Return the time of this machine's clock, in ms since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+async def within(patience_s: float, what: str, awaited: Awaitable[_T]) -> _T:
+    """Wait for something. Raises TimeoutError, which says for what and how long."""
+    try:
+        return await asyncio.wait_for(awaited, patience_s)
+    except TimeoutError:
+        raise TimeoutError(f"waited {patience_s:g} s for {what}") from None
 
 
 class Participant:
@@ -108,7 +119,7 @@ class Participant:
     async def lost(self, how: str) -> None:
         """Wait until the connection is lost, which somebody else brings about; he notes when."""
         self.record["how"] = how
-        await asyncio.wait_for(self._lost.wait(), _PATIENCE_S)
+        await within(PATIENCE_S, f"{self.record['name']} to be disconnected", self._lost.wait())
 
     async def close(self) -> None:
         """Give everything back, politely where the server still answers."""
@@ -144,7 +155,8 @@ class Participant:
         transaction = uuid4().hex
         self._answers[transaction] = asyncio.get_running_loop().create_future()
         await self._ask(self._handles[-1], "message", transaction, body=body, **fields)
-        answer = await asyncio.wait_for(self._answers[transaction], _PATIENCE_S)
+        what = f"Janus's answer to {body['request']!r} of {self.record['name']}"
+        answer = await within(PATIENCE_S, what, self._answers[transaction])
         if "error" in answer["plugindata"]["data"]:
             raise RuntimeError(answer["plugindata"]["data"]["error"])
         return answer
@@ -194,7 +206,12 @@ async def _connected(peer: RTCPeerConnection) -> None:
             up.set()
 
     if peer.connectionState != "connected":
-        await asyncio.wait_for(up.wait(), _PATIENCE_S)
+        await within(PATIENCE_S, f"a connection that is {peer.connectionState}", up.wait())
+
+
+def client() -> ClientSession:
+    """Return a client for Janus, which answers a request for events after 30 s at the latest."""
+    return ClientSession(timeout=ClientTimeout(total=PATIENCE_S))
 
 
 @asynccontextmanager
@@ -210,7 +227,7 @@ async def participant(http: ClientSession, name: str, room: str) -> AsyncIterato
 
 async def _until_killed(name: str, room: str) -> None:
     """Publish, say what is known on the standard output, and stay."""
-    async with ClientSession() as http, participant(http, name, room) as one:
+    async with client() as http, participant(http, name, room) as one:
         await one.join()
         await one.publish()
         print(one.record["session"], one.record["handle"], one.record["connected_at_ms"], flush=True)  # noqa: T201 - the protocol

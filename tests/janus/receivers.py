@@ -3,7 +3,7 @@
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from pipeline.metering.events import EventType
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.e2e.processes import Process, wait_until
+from tests.janus.client import within
 
 _HOST: Final = "127.0.0.1"
 #: Where the files of infra/janus send events, and as whom.
@@ -71,15 +72,18 @@ class Collector:
 
     async def until_started(self, times: int) -> None:
         """Wait until Janus has said so often that it started."""
-        async with asyncio.timeout(_PATIENCE_S), self._changed:
-            await self._changed.wait_for(
-                lambda: sum(event["type"] == _CORE for batch in self.batches for event in batch) >= times
-            )
+        await self._until(
+            f"the start number {times} of Janus",
+            lambda: sum(event["type"] == _CORE for batch in self.batches for event in batch) >= times,
+        )
 
     async def until_delivered(self, batches: int) -> None:
         """Wait for so many deliveries."""
-        async with asyncio.timeout(_PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: len(self.batches) >= batches)
+        await self._until(f"delivery number {batches} of Janus", lambda: len(self.batches) >= batches)
+
+    async def _until(self, what: str, condition: Callable[[], bool]) -> None:
+        async with self._changed:
+            await within(_PATIENCE_S, what, self._changed.wait_for(condition))
 
     async def misbehave(self) -> None:
         """Be no worse than it is."""
@@ -129,13 +133,15 @@ class Gateway:
         await self._be_away(2)
         await pause(2)
         await self._be_away(4)
-        await self._be_busy()
+        await within(_PATIENCE_S, "Janus to be refused by a busy gateway", self._be_busy())
 
     async def until_started(self, times: int) -> None:
         """Wait until the broker has it that Janus started so often."""
-        async with asyncio.timeout(_PATIENCE_S):
-            while sum(event["type"] == EventType.SERVER_RESTARTED for event in await self._events()) < times:
-                await pause(0.2)
+        await within(_PATIENCE_S, f"the start number {times} of Janus in the lifecycle topic", self._see_starts(times))
+
+    async def _see_starts(self, times: int) -> None:
+        while sum(event["type"] == EventType.SERVER_RESTARTED for event in await self._events()) < times:
+            await pause(0.2)
 
     async def said(self) -> Json:
         """Return what is in the topics, each once, and what the gateway went through."""
@@ -170,21 +176,21 @@ class Gateway:
             pass
 
     async def _is_taken(self) -> bool:
-        """Send a request with no events, slowly; tell whether it was taken, and not refused itself."""
+        """Send a request with no events, slowly; tell whether it was taken until another was refused.
+
+        It may be refused itself, or given up as too slow when Janus comes again only later: then it is to be sent anew.
+        """
+        refusals = await self._refusals()
         reader, writer = await asyncio.open_connection(_HOST, _PORT)
         head = f"POST {_PATH} HTTP/1.1\r\nHost: rig\r\nAuthorization: {_CREDENTIALS}\r\nContent-Length: 2\r\n\r\n"
         writer.write(head.encode() + b"[")
+        answer = asyncio.create_task(reader.readline())
         try:
-            await asyncio.wait_for(reader.read(1), 0.5)
-        except TimeoutError:
-            refusals = await self._refusals()
-            while await self._refusals() == refusals:
-                await pause(0.2)
+            while not (answer.done() or await self._refusals() > refusals):
+                await asyncio.wait({answer}, timeout=0.2)
             writer.write(b"]")
-            return (await reader.readline()).split()[1:2] == [b"200"]
+            return (await answer).split()[1:2] == [b"200"]
         except ConnectionError:
-            return False
-        else:
             return False
         finally:
             writer.close()
