@@ -6,7 +6,7 @@ export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check bench anomaly-report simulate faults faults-long format lock clean
+.PHONY: help setup run test lint check bench anomaly-report simulate screenshots faults faults-long format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ anomaly-report: setup ## recall, false alerts and delay of each anomaly detector
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))
+
+screenshots: setup ## pictures of every page of the console, light and dark, wide and phone, in data/screenshots (needs chromium)
+	ROOMMETER_TEST_BROWSER=required ROOMMETER_SCREENSHOTS=data/screenshots $(BIN)/pytest tests/console/test_browser.py -k looks_right
 
 faults: setup ## real processes under real faults, against the oracle: ten minutes (ONLY="kills store" for some)
 	$(BIN)/python -m tests.faults $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))

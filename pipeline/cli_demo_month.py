@@ -159,7 +159,7 @@ class _Demo:
         from pipeline.invoice_text import file_name
         from pipeline.invoicing import Invoicing, read_plans
 
-        plans, _ = read_plans(self.settings, self.meters)
+        plans = read_plans(self.settings, self.meters)
         issued = list(Invoicing(self.store, self.meters, plans, self.settings, self.month, self.now_ms).issue())
         for one in issued:
             (out / f"{file_name(one)}.pdf").write_bytes(to_pdf(one))

@@ -74,7 +74,7 @@ def invoice(
     from pipeline.desk import Order
     from pipeline.desk_client import RunningUp
     from pipeline.embedded import load_meters
-    from pipeline.invoicing import Invoicing, read_plans
+    from pipeline.invoicing import Invoicing, plans_text, read_plans
 
     if plan is not None and issue:
         raise click.UsageError("--plan is for previews: what is issued is as the plans file says")
@@ -84,11 +84,11 @@ def invoice(
         raise click.UsageError("html and pdf need --out DIR, csv and json can have it; a table is for the terminal")
     settings = settings_with(store=store)
     meters = load_meters(settings)
-    plans, text = read_plans(settings, meters)
+    plans = read_plans(settings, meters)
     directory = chdb_directory(settings.store)
     running = RunningUp.find(directory) if issue and directory is not None else None
     if running is not None:
-        order = Order(month=str(month), project=project, as_of_ms=as_of_ms, plans=text)
+        order = Order(month=str(month), project=project, as_of_ms=as_of_ms, plans=plans_text(settings))
         _show(_said(running.issue(order)), as_format, out)
         _warn(running.unassigned())
         return

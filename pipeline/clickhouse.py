@@ -29,6 +29,8 @@ from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, hour_of
 from pipeline.metering.usage import CellKey, Usage
 from pipeline.rows import (
     Batch,
+    ChangeQuery,
+    Changes,
     Query,
     RollupQuery,
     SessionQuery,
@@ -39,6 +41,8 @@ from pipeline.rows import (
     rules_table,
     timestamp,
 )
+from pipeline.store_queries import CHANGES, OPEN_ROOMS
+from pipeline.work import Work
 
 #: ClickHouse's numbers for what passes by itself or with an operator's help: time-outs, network, memory, disk,
 #: too many parts or queries, replicas or keeper away, shutting down. All else is wrong for good.
@@ -99,42 +103,6 @@ ORDER BY epoch, is_void, started_at, ended_at, actor, reason
 _PROGRESS: Final = """
 SELECT partition, max(next_offset), toUnixTimestamp64Milli(max(broker_time))
 FROM progress WHERE topic = {topic:String} GROUP BY partition
-"""
-_OPEN_ROOMS: Final = """
-WITH open AS
-(
-    SELECT DISTINCT project, room
-    FROM session_timelines(
-        as_of = {never:DateTime64(3, 'UTC')}, orphan_after_ms = 0, active_since = '1970-01-01 00:00:00', project = '')
-    WHERE disconnected_at = {never:DateTime64(3, 'UTC')} AND room_ended_at = {never:DateTime64(3, 'UTC')}
-)
-SELECT project, room, sessions, ends_ms, room_started_at_ms
-FROM
-(
-    SELECT project, room, groupArray(facts) AS sessions
-    FROM
-    (
-        SELECT project, room, (
-            session, max(kind), max(number), max(agent), max(identity), max(region),
-            toUnixTimestamp64Milli(min(connected_at)), toUnixTimestamp64Milli(min(begun_at)),
-            toUnixTimestamp64Milli(min(disconnected_at)), toUnixTimestamp64Milli(max(last_seen)),
-            toUnixTimestamp64Milli(max(absent_at)), max(bytes_in), max(bytes_out),
-            groupUniqArrayArray(sources)) AS facts
-        FROM session_facts
-        WHERE (project, room) IN (SELECT project, room FROM open)
-        GROUP BY project, room, session
-    )
-    GROUP BY project, room
-) AS found
-LEFT JOIN
-(
-    SELECT
-        project, room, arrayMap(end -> toUnixTimestamp64Milli(end), groupUniqArrayArray(ends)) AS ends_ms,
-        toUnixTimestamp64Milli(max(started_at)) AS room_started_at_ms
-    FROM room_facts
-    GROUP BY project, room
-) AS rooms
-USING (project, room)
 """
 
 
@@ -220,7 +188,7 @@ class Store:
             self._sync_meters(meters)
         return [migration.version for migration in pending]
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch | Work) -> None:
         """Store facts, then events, then how far each partition has been processed.
 
         Returns when all of it is stored. After an error any part of it may be; writing it again is harmless.
@@ -276,15 +244,18 @@ class Store:
 
     def progress(self, topic: str) -> dict[int, tuple[int, int]]:
         """Return, by partition, the offset to process next and the newest broker time processed, in ms."""
-        rows = self.query(_PROGRESS, topic=topic)
-        return {partition: (next_offset, broker_time_ms) for partition, next_offset, broker_time_ms in rows}
+        return {partition: (offset, time_ms) for partition, offset, time_ms in self.query(_PROGRESS, topic=topic)}
+
+    def changes(self, query: ChangeQuery) -> Changes:
+        """Return from when on usage may have changed, for whoever read all of it before."""
+        return Changes(*self.query(CHANGES, **query.parameters())[0])
 
     def open_rooms(self) -> Iterator[tuple[str, str, Room]]:
         """Yield every room with a session of which no end is known, its own or the room's; with all its facts.
 
         For a worker that has to rebuild its state: the facts stored are at least those of every committed offset.
         """
-        for project, name, sessions, ends_ms, started_at_ms in self.query(_OPEN_ROOMS, never=timestamp(NEVER_MS)):
+        for project, name, sessions, ends_ms, started_at_ms in self.query(OPEN_ROOMS, never=timestamp(NEVER_MS)):
             room = Room(frozenset(ends_ms), started_at_ms)
             for session, *facts, sources in sessions:
                 room.sessions[session] = Session(*facts)

@@ -10,6 +10,7 @@ from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, quantities
 from pipeline.metering.session import Room, Session, shared_set
 from pipeline.metering.units import format_time
+from pipeline.plain import plain_event
 
 
 def decode_event(payload: bytes | None, meters: Container[str], max_bytes: int) -> Event | None:
@@ -21,6 +22,9 @@ def decode_event(payload: bytes | None, meters: Container[str], max_bytes: int) 
         raise InvalidEvent(Reason.NOT_JSON, "the record has no value")
     if len(payload) > max_bytes:
         raise InvalidEvent(Reason.TOO_LARGE, f"{len(payload)} bytes, at most {max_bytes} are allowed")
+    event = plain_event(payload)
+    if event is not None:
+        return event
     try:
         document = orjson.loads(payload)
     except orjson.JSONDecodeError as error:

@@ -20,13 +20,19 @@ from pipeline.clickhouse import Store
 from pipeline.kafka import LogReader, end_offsets
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, follows, revise, watermark_ms
-from pipeline.metering.units import MS_PER_DAY, hour_of
-from pipeline.metering.usage import CellKey
+from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, NEVER_MS, hour_of
+from pipeline.metering.usage import CellKey, Usage
 from pipeline.metrics import Metrics
 from pipeline.producer import Producer
-from pipeline.rows import UsageQuery
+from pipeline.rows import ChangeQuery, UsageQuery
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS_KEPT_MS, topics
+
+#: How often everything is looked at, in ms: what `changes` could not see (a store that was changed by hand, a replica
+#: that lagged, a clock that was set back) is emitted that much later, and the whole costs a small share of the time.
+LOOK_AT_ALL_MS: Final = MS_PER_HOUR
+#: How far back what was ingested is looked at again, in ms: an insert is stamped when it begins, seen when it ends.
+OVERLAP_MS: Final = 5 * MS_PER_MINUTE
 
 #: How far behind the correction window an hour may lie and still be emitted again: the window is judged when
 #: an event arrives (R11), and what was accepted must reach the bill even after days of standstill.
@@ -41,8 +47,28 @@ class Emission:
     published: list[Rollup]
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a run looks at: hours from `from_ms` until `until_ms`, as of its watermark; and by which clocks. In ms.
+
+    `store_ms` is the store's clock before it looked, `all_ms` when this emitter's clock last said to look at all.
+    """
+
+    from_ms: int
+    until_ms: int
+    watermark_ms: int
+    store_ms: int
+    all_ms: int
+
+
 class Emitter:
-    """Emits complete hours; `clock` returns ms since the epoch, on a clock near the broker's."""
+    """Emits complete hours; `clock` returns ms since the epoch, on a clock near the broker's.
+
+    A run reads the usage from the earliest hour on that may have changed since the run before, and now and then all.
+    """
+
+    look_at_all_ms = LOOK_AT_ALL_MS
+    overlap_ms = OVERLAP_MS
 
     def __init__(
         self,
@@ -68,6 +94,10 @@ class Emitter:
         self.reached_ms = 0
         self._unrecorded: list[Rollup] = []
         self._emitted: dict[CellKey, Rollup] | None = None
+        self._looked: Look | None = None
+        #: The earliest hour to look at again whether or not it changes: of what was held back, and of what was decided
+        #: since it was looked at, which may be another emitter's.
+        self._again_ms = NEVER_MS
 
     async def run_once(self) -> Emission:
         """Emit every complete hour that is new or has changed; running it again emits nothing."""
@@ -77,29 +107,59 @@ class Emitter:
         # What was reached once, by this emitter or another, stays reached. But it can look less: when a partition
         # that was idle for weeks gets a record, all that is known of it until that is processed is weeks old.
         self.reached_ms = watermark = max([self.reached_ms, *(rollup.watermark_ms for rollup in emitted.values())])
-        until_ms, from_ms = hour_of(max(0, watermark - self._settings.grace_period_ms)), self._from_ms()
-        current = await asyncio.to_thread(
-            self._store.usage,
-            UsageQuery(
-                as_of_ms=watermark,
-                from_ms=from_ms,
-                to_ms=until_ms,
-                orphan_after_ms=self._settings.orphan_after_ms,
-            ),
-        )
-        in_window = {key: rollup for key, rollup in emitted.items() if from_ms <= rollup.hour_ms < until_ms}
+        until_ms = hour_of(max(0, watermark - self._settings.grace_period_ms))
+        look = await self._look(watermark, until_ms)
+        current = await self._usage(look)
+        in_window = {key: rollup for key, rollup in emitted.items() if look.from_ms <= rollup.hour_ms < until_ms}
         held = await asyncio.to_thread(self._held)
-        revised = revise(in_window, dict(current), watermark, watermark)
+        revised = [*revise(in_window, current, watermark, watermark)]
         # What was decided before is published all the same: it has its id and may be out already (R19).
         proposals = [rollup for rollup in revised if (rollup.project, rollup.hour_ms) not in held]
         self._metrics.emissions_held.set(len(held))
+        decided: list[Rollup] = []
         if proposals:
             await self._propose(proposals)
-            published += await self._publish_decided(emitted)
+            decided = await self._publish_decided(emitted)
+            published += decided
+        # Only now: a run that failed has looked at nothing.
+        self._looked = look
+        self._again_ms = min((rollup.hour_ms for rollup in (*revised, *decided)), default=NEVER_MS)
         self._metrics.watermark_seconds.set(watermark / 1000)
         due_ms = hour_of(max(0, self._clock() - self._settings.grace_period_ms))
         self._metrics.emission_lag_seconds.set((due_ms - until_ms) / 1000)
         return Emission(watermark, published)
+
+    async def _look(self, watermark_ms: int, until_ms: int) -> Look:
+        """Return what to look at: from the first hour on whose usage may differ from what was emitted.
+
+        Usage changes by what is ingested, by time (the view `changes` has how), and by hours that become complete.
+        """
+        now_ms, first_ms, last = self._clock(), self._from_ms(), self._looked
+        if last is None or now_ms >= last.all_ms + self.look_at_all_ms:
+            last = Look(first_ms, first_ms, watermark_ms, NEVER_MS + self.overlap_ms, now_ms)
+        changes = await asyncio.to_thread(
+            self._store.changes,
+            ChangeQuery(
+                since_ms=last.store_ms - self.overlap_ms,
+                after_ms=last.watermark_ms,
+                until_ms=watermark_ms,
+                orphan_after_ms=self._settings.orphan_after_ms,
+            ),
+        )
+        from_ms = max(first_ms, min(last.until_ms, hour_of(changes.earliest_ms), self._again_ms))
+        return Look(from_ms, until_ms, watermark_ms, changes.store_ms, last.all_ms)
+
+    async def _usage(self, look: Look) -> dict[CellKey, Usage]:
+        """Return the usage of the hours that are looked at."""
+        if look.from_ms >= look.until_ms:
+            return {}
+        query = UsageQuery(
+            as_of_ms=look.watermark_ms,
+            from_ms=look.from_ms,
+            to_ms=look.until_ms,
+            orphan_after_ms=self._settings.orphan_after_ms,
+        )
+        return dict(await asyncio.to_thread(self._store.usage, query))
 
     def _from_ms(self) -> int:
         """Return the first hour that may still be revised (R11)."""
@@ -151,4 +211,5 @@ class Emitter:
         emitted |= {rollup.key: rollup for rollup in decided}
         for rollup in decided:
             self._metrics.rollups_emitted.labels("first" if rollup.revision == 1 else "correction").inc()
+        self._again_ms = min([self._again_ms, *(rollup.hour_ms for rollup in decided)])
         return decided

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pipeline.audit_store import AuditStore
@@ -36,16 +37,28 @@ class InvoiceRefused(ValueError):
     """An invoice cannot be issued, or not yet; the message says why."""
 
 
-def read_plans(settings: Settings, meters: Meters) -> tuple[Plans, str]:
-    """Read the plans file, or the example that ships where none is named, and its text; raises InvalidPlans."""
-    path = settings.plans_file or schemas() / "plans.toml"
+def plans_text(settings: Settings) -> str:
+    """Return the text of the plans file, or of the example that ships where none is named; raises InvalidPlans."""
+    path = _plans_path(settings)
     try:
-        text = path.read_text("utf-8")
-        return parse_plans(text, meters), text
+        return path.read_text("utf-8")
     except OSError as error:
         raise InvalidPlans(f"{path}: cannot be read ({error.strerror}); mend ROOMMETER_PLANS_FILE") from error
-    except (InvalidPlans, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InvalidPlans(f"{path}: {error}") from error
+
+
+def read_plans(settings: Settings, meters: Meters) -> Plans:
+    """Read the plans file, or the example that ships where none is named; raises InvalidPlans."""
+    text = plans_text(settings)
+    try:
+        return parse_plans(text, meters)
+    except InvalidPlans as error:
+        raise InvalidPlans(f"{_plans_path(settings)}: {error}") from error
+
+
+def _plans_path(settings: Settings) -> Path:
+    return settings.plans_file or schemas() / "plans.toml"
 
 
 class Invoicing:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pipeline.clickhouse import Store
 from pipeline.metering.meters import Meters
-from pipeline.rows import Batch
 from pipeline.tracker import Policy, Tracker
+from pipeline.work import work_out
 
 
 class Line(NamedTuple):
@@ -48,6 +48,6 @@ def replay(
     policy = Policy(max_event_bytes, correction_window_ms=None, future_skew_ms=0, evict_after_ms=0)
     lines = (Line(topic, 0, offset, now_ms, None, payload) for offset, payload in enumerate(payloads))
     while batch := list(islice(lines, batch_events)):
-        changes = Tracker(meters, policy).apply(batch)
-        store.write(Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities))
-        yield Counter(event.disposition for event in changes.events)
+        work = work_out(Tracker(meters, policy), batch)
+        store.write(work)
+        yield work.dispositions

@@ -25,6 +25,11 @@ EventRow = tuple[str, int, int, int, str, Event | None, bytes]
 
 _TIME: Final = pa.timestamp("ms", "UTC")
 _QUANTITY: Final = pa.decimal128(38, 9)
+#: The tables of a batch, in the order in which to insert them: progress comes last, it vouches for what is before it.
+TABLES: Final = (
+    *("counter_facts", "discrete_facts", "number_facts"),
+    *("session_facts", "room_facts", "server_facts", "amendments", "events", "progress"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,7 @@ class Batch:
     quantities: Quantities = field(default_factory=Quantities)
 
     def tables(self) -> list[tuple[str, pa.Table]]:
-        """Return the tables to insert into, with their rows, in the order in which to insert them.
-
-        Progress comes last: it vouches for everything before it.
-        """
+        """Return the tables to insert into, with their rows, in the order of TABLES."""
         columns: list[tuple[str, Callable[[Any], dict[str, pa.Array]], Sequence[Any]]] = [
             ("session_facts", _session_columns, self.sessions),
             ("room_facts", _room_columns, self.rooms),
@@ -81,6 +83,29 @@ class UsageQuery:
     project: str | None = None
     meter: str | None = None
     orphan_after_ms: int = ORPHAN_AFTER_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeQuery:
+    """What was ingested at or after `since_ms`, by the store's clock, or is different as of a later moment."""
+
+    since_ms: int
+    after_ms: int
+    until_ms: int
+    orphan_after_ms: int = ORPHAN_AFTER_MS
+
+    def parameters(self) -> dict[str, object]:
+        """Return what the view `changes` is asked with."""
+        times = {"since": self.since_ms, "after": self.after_ms, "until": self.until_ms}
+        moments = {name: timestamp(time_ms) for name, time_ms in times.items()}
+        return {**moments, "orphan_after_ms": self.orphan_after_ms, "never_ms": NEVER_MS}
+
+
+class Changes(NamedTuple):
+    """From when on usage may have changed, in ms: NEVER_MS where nothing did; and the store's clock at the question."""
+
+    earliest_ms: int
+    store_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

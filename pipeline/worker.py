@@ -10,13 +10,12 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from operator import attrgetter
+from itertools import chain
 from typing import Any, Final, TypeVar
 
-from pipeline.breaker import Breaker, count_by_project
+from pipeline.breaker import Breaker
 from pipeline.clickhouse import Store, StoreUnavailable
 from pipeline.fastlane import App, BatchTable
 from pipeline.http import Readiness
@@ -24,10 +23,10 @@ from pipeline.kafka import partition_of
 from pipeline.metering.meters import Meters
 from pipeline.metrics import Metrics
 from pipeline.producer import Producer
-from pipeline.rows import Batch
 from pipeline.settings import Settings
 from pipeline.topics import topics
-from pipeline.tracker import ACCEPTED, IGNORED, Changes, DeadLetter, Policy, Tracker
+from pipeline.tracker import ACCEPTED, IGNORED, DeadLetter, Policy, Tracker
+from pipeline.work import Work, work_out
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -139,14 +138,13 @@ class Worker:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
                 self._check_partitions(batch.tp.partition for batch in batches)
-                changes = self.tracker.apply(record for batch in batches for record in batch.records)
-                await self._stop_at_limit(changes)
-                rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities)
-                await self._when_available(partial(self._store.write, rows))
-                self._metrics.store_insert_events.observe(len(changes.events))
-                await self._bury(changes.dead_letters)
-                await self.app.changelog(self._table, changes.changelog)
-            await self._after(changes)
+                work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
+                await self._stop_at_limit(work)
+                await self._when_available(partial(self._store.write, work))
+                self._metrics.store_insert_events.observe(work.dispositions.total())
+                await self._bury(work.dead_letters)
+                await self.app.changelog(self._table, work.changelog)
+            await self._after(work)
 
     def _check_partitions(self, partitions: Iterable[int]) -> None:
         """Refuse records of partitions that the changelog has no counterpart for; nothing of them is acknowledged."""
@@ -157,19 +155,20 @@ class Worker:
                 "again, the first one adds them to the changelog; nothing is lost"
             )
 
-    async def _stop_at_limit(self, changes: Changes) -> None:
+    async def _stop_at_limit(self, work: Work) -> None:
         """Wait for ever, before anything is written, when nearly everything would be a dead letter (R22).
 
         Then the worker is misconfigured rather than its producers. Nothing is lost or acknowledged: started
         again, mended or with a higher limit, it goes on with the same batch.
         """
-        if self._breaker.admits(count_by_project(changes)):
+        if self._breaker.admits(work.counts):
             return
-        reasons = Counter(raw.disposition for raw in changes.events).most_common(3)
+        reasons = work.dispositions.most_common(3)
         self._readiness.unset(
             "dead_letter_limit",
             f"more than {self._settings.dead_letter_limit_percent} % of the last records would be dead letters: "
-            f"{', '.join(f'{times} {reason}' for reason, times in reasons)} in this batch of {len(changes.events)}. "
+            f"{', '.join(f'{times} {reason}' for reason, times in reasons)} "
+            f"in this batch of {work.dispositions.total()}. "
             "Nothing of it is buried or lost. Mend the settings or the producers and restart; if all is right, with "
             "ROOMMETER_DEAD_LETTER_LIMIT_PERCENT=100 until this is through",
         )
@@ -200,16 +199,16 @@ class Worker:
             for letter in dead_letters:
                 sending.create_task(self._producer.send(name, letter.key, letter.value, letter.headers))
 
-    async def _after(self, changes: Changes) -> None:
+    async def _after(self, work: Work) -> None:
         """Count what was done, and now and then forget rooms that ended long ago."""
         self._metrics.batches.inc()
-        for disposition, count in Counter(map(attrgetter("disposition"), changes.events)).items():
+        for disposition, count in work.dispositions.items():
             if disposition in (ACCEPTED, IGNORED):
                 self._metrics.events.labels(disposition).inc(count)
             else:
                 self._metrics.events.labels("dead_letter").inc(count)
                 self._metrics.dead_letters.labels(disposition).inc(count)
-        now_ms = changes.events[-1].broker_time_ms
+        now_ms = work.broker_time_ms
         if now_ms >= self._evicted_at_ms + EVICT_INTERVAL_MS:
             self._evicted_at_ms = now_ms
             await self.app.changelog(self._table, self.tracker.evict(now_ms))

@@ -26,9 +26,6 @@ EQUIVALENT: Final[dict[str, str]] = {
     "events.check_window: 0 -> -1": _YEARS_2000,
     "events.check_window: 0 -> 1 #2": _YEARS_2000,
     "events.check_window: 0 -> -1 #2": _YEARS_2000,
-    "events.parse_event: quick_event(document) or careful_event(document, meters) -> careful_event(document, meters)": (
-        "the same event, read more slowly"
-    ),
     "money: 120 -> 121": _WIDE_ENOUGH,
     "money: 120 -> 119": _WIDE_ENOUGH,
     "money.to_minor_units: numerator < 0 -> numerator <= 0": _NO_MINUS_ZERO,

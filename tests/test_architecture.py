@@ -29,6 +29,7 @@ _IMPORTERS: Final = {
     "aiokafka": ("pipeline.kafka", "pipeline.producer"),
     "clickhouse_connect": ("pipeline.clickhouse",),
     "chdb": ("pipeline.endpoint",),
+    "msgspec": ("pipeline.plain",),
     "reportlab": ("pipeline.invoice_pdf", "pipeline.invoice_letters"),
     "arabic_reshaper": ("pipeline.invoice_letters",),
     "bidi": ("pipeline.invoice_letters",),

@@ -16,6 +16,7 @@ from pipeline.rows import Batch
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from pipeline.tracker import Changes, Tracker
+from pipeline.work import Work
 from pipeline.worker import Worker
 from tests.bench.load import fill, open_sessions, policy_of
 
@@ -30,7 +31,7 @@ class NullStore(Store):
         """Connect to nothing, but warm up: the first Arrow array of a process imports pandas, for half a second."""
         Batch(restarts=[("sfu-1", 0)]).tables()
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch | Work) -> None:
         """Build the rows and drop them."""
         batch.tables()
 
@@ -47,10 +48,11 @@ class Handled:
         self.changed = asyncio.Condition()
         self.records: list[tuple[object, ...]] = []
 
-    async def add(self, changes: Changes) -> None:
+    async def add(self, work: Work) -> None:
         """Note the records of a batch that is finished."""
         async with self.changed:
-            self.records += [event[1:3] for event in changes.events]
+            for events in work.rows["events"]:
+                self.records += zip(events["partition"].to_pylist(), events["offset"].to_pylist(), strict=True)
             self.changed.notify_all()
 
     async def until(self, count: int) -> None:
@@ -78,10 +80,10 @@ class WatchedWorker(Worker):
         self.owned_cpu_s, self.owned_s = time.process_time(), time.perf_counter()
         self.owns.set()
 
-    async def _after(self, changes: Changes) -> None:
-        await super()._after(changes)
-        self.count += len(changes.events)
-        await self._handled.add(changes)
+    async def _after(self, work: Work) -> None:
+        await super()._after(work)
+        self.count += work.dispositions.total()
+        await self._handled.add(work)
 
 
 @asynccontextmanager

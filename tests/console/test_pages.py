@@ -165,7 +165,7 @@ async def test_alerts_are_shown_with_their_evidence(session: aiohttp.ClientSessi
     """What, since when, how much above what, and what to look at."""
     words = _words(await _text(session, "/alerts"))
     assert "connection storm" in words
-    assert re.search(r"Observed 812 session Expected 9.5 session Costs about 8.03\d* USD", words)
+    assert re.search(r"Observed 812 sessions Expected 9.5 sessions Costs about 8.03 USD", words)
     assert "roommeter sessions --project acme" in words
     assert "Nothing unusual" not in words
 

@@ -4,14 +4,17 @@ import asyncio
 import inspect
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any, cast
 
 import orjson
 
 from pipeline import codec
 from pipeline.clickhouse import Store
+from pipeline.embedded import now_ms
 from pipeline.emitter import Emission, Emitter
 from pipeline.kafka import read_topic
+from pipeline.metering.events import Event, EventType
 from pipeline.metering.meters import Meters
 from pipeline.metering.rollup import Rollup, follows
 from pipeline.metering.session import Session
@@ -56,6 +59,13 @@ class Stepped:
         return awaited if inspect.iscoroutinefunction(call) else blocking
 
 
+class OneEmitter(Emitter):
+    """Looks at all when it starts, and then only at what changed."""
+
+    look_at_all_ms = NEVER_MS
+    overlap_ms = 0
+
+
 class Steps:
     """Counts the steps of one emitter; at step `at` (from 1) it dies, or waits until it is told to go on."""
 
@@ -80,6 +90,9 @@ class Steps:
 class Stage:
     """One installation: topics, a store with facts written straight into it, a clock, any number of emitters."""
 
+    #: The one emitter of all runs; without it, each run has a new one.
+    only: Emitter | None = None
+
     def __init__(self, settings: Settings, meters: Meters, store: Store, producer: Producer) -> None:
         """Begin when the hour from 14:00 is just complete, without any facts."""
         self.settings = settings
@@ -89,6 +102,7 @@ class Stage:
         self.topics = topics(settings)
         self.now_ms = clock("15:05:00")
         self.metrics = Metrics()
+        self._offsets = count()
 
     def emitter(self, steps: Steps | None = None) -> Emitter:
         """Return a new emitter, as after a start."""
@@ -96,13 +110,17 @@ class Stage:
         if steps is not None:
             store = cast("Store", Stepped(store, steps.reach))
             producer = cast("Producer", Stepped(producer, steps.reach))
-        return Emitter(self.settings, self.meters, store, producer, self.metrics, lambda: self.now_ms)
+        return OneEmitter(self.settings, self.meters, store, producer, self.metrics, lambda: self.now_ms)
 
     def agent(self, session: str, start: str, end: str | None = None, **facts: Any) -> None:
         """Store what is known of an agent's session; times of day."""
         end_ms = NEVER_MS if end is None else clock(end)
         times: dict[str, Any] = {"connected_at_ms": clock(start), "last_seen_ms": clock(start)} | facts
-        self.store.write(Batch([("acme", "RM_1", session, Session("agent", disconnected_at_ms=end_ms, **times))]))
+        observed = Session("agent", disconnected_at_ms=end_ms, **times)
+        # As a worker's batch: with the event that said so.
+        said = Event(EventType.SESSION_SAMPLED, "EV_1", "sfu-1", observed.last_seen_ms, "acme", "RM_1", session)
+        row = ("file:stage", 0, next(self._offsets), now_ms(), "accepted", said, b"{}")
+        self.store.write(Batch([("acme", "RM_1", session, observed)], events=[row]))
 
     def processed(self, partition: int, offset: int, broker_time: str) -> None:
         """Store how far a partition has been processed: up to and with an offset."""
@@ -114,8 +132,8 @@ class Stage:
         await self.producer.send(self.topics.lifecycle.name, None, b"{}", partition=partition)
 
     async def emit(self) -> Emission:
-        """Run a new emitter once."""
-        return await self.emitter().run_once()
+        """Run an emitter once."""
+        return await (self.only or self.emitter()).run_once()
 
     async def published(self) -> list[bytes]:
         """Return every rollup of the topic, in order."""

@@ -16,6 +16,14 @@ from tests.lane import declare
 from tests.metering.builders import clock
 
 
+@pytest.fixture(params=["new emitters", "one emitter"])
+def stage(stage: Stage, request: pytest.FixtureRequest) -> Stage:
+    """Every test twice: each run by an emitter that looks at all, or all runs by one that looks at what changed."""
+    if request.param == "one emitter":
+        stage.only = stage.emitter()
+    return stage
+
+
 @pytest.mark.parametrize(("now", "emitted"), [("15:04:59.999", []), ("15:05:00", [(1, 10, 10, "settled")])])
 async def test_an_hour_is_emitted_when_its_grace_period_is_over(stage: Stage, now: str, emitted: list[Any]) -> None:
     """R18: never earlier than its end plus the grace period."""

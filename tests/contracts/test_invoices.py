@@ -259,7 +259,7 @@ def test_a_project_on_no_plan_is_named(store: Store) -> None:
 def test_a_plan_can_be_tried_on_everybody(store: Store) -> None:
     """What the example that ships would cost: the fee of this month and the next, and nothing beyond the included."""
     _used(store, 5)
-    plans, _ = read_plans(_SETTINGS, METERS)
+    plans = read_plans(_SETTINGS, METERS)
     assert _said(_invoicing(store, plans).trial("ship")) == [(None, "acme", "100.00")]
     with pytest.raises(InvalidPlans, match="there is no plan 'shop'; they are build, scale, ship"):
         _invoicing(store, plans).trial("shop")

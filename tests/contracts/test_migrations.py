@@ -14,7 +14,7 @@ _TABLES = {
     *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
     *("reconciliations", "amendments", "audit_holds", "invoices"),
     *("alerts", "current_alerts", "alert_mutes", "activity_slots", "event_slots"),
-    *("counter_facts", "discrete_facts", "number_facts"),
+    *("changes", "counter_facts", "discrete_facts", "number_facts"),
     *("counter_usage", "discrete_usage", "rental_usage", "session_usage", "attributed_usage"),
     *(
         "v_rollups",

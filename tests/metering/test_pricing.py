@@ -35,9 +35,10 @@ def _amount(tariff: str, *increments: int) -> Decimal:
     return _priced(flat(tariff), *increments).amount
 
 
+@settings(max_examples=settings().max_examples * 17 // 10)  # six usages of each plan: a thousand prices
 @given(documents(), st.lists(_hours, min_size=2, max_size=2))
 def test_a_charge_is_what_its_increments_cost_one_by_one(document: Document, months: list[dict[int, int]]) -> None:
-    """Tiers, volume, included, changes of prices and plans inside the month; rounded once. Six usages of each plan."""
+    """Tiers, volume, included, changes of prices and plans inside the month; rounded once."""
     account = plans_of(to_toml(document)).accounts["acme"]
     digits = minor_digits(account.currency)
     for meter, hours in product(PRICED, months):

@@ -6,7 +6,9 @@ for the most part a subclass that leaves out or reorders one step.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
 import pyarrow as pa
@@ -16,12 +18,14 @@ from pipeline.clickhouse import StoreError, StoreUnavailable
 from pipeline.emitter import Emission, Emitter
 from pipeline.livekit_api import ApiAway, ApiRefused
 from pipeline.metering.rollup import Rollup, watermark_ms
-from pipeline.metering.session import Room, Session
+from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.usage import CellKey
 from pipeline.reconcile import ListedRoom, Pass, Run
 from pipeline.reconciler import Reconciler
-from pipeline.rows import Batch
-from pipeline.tracker import ACCEPTED, IGNORED, Changes, DeadLetter, Record, Tracker
+from pipeline.rows import Batch, ChangeQuery, Changes
+from pipeline.tracker import ACCEPTED, IGNORED, DeadLetter, Record, Tracker
+from pipeline.tracker import Changes as Tracked
+from pipeline.work import Work, work_out
 from tests.metering.builders import METERS
 from tests.simulation.actors import SimulatedWorker, WorkerProcess
 from tests.simulation.run import Parts
@@ -36,14 +40,13 @@ class _AcksFirst(SimulatedWorker):
     async def track(self, stream: Any) -> None:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
-                changes = self.tracker.apply(record for batch in batches for record in batch.records)
-            await self._write(changes)
+                work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
+            await self._write(work)
 
-    async def _write(self, changes: Changes) -> None:
-        rows = Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities)
-        await self._when_available(partial(self._store.write, rows))
-        await self._bury(changes.dead_letters)
-        await self.app.changelog(self._table, changes.changelog)
+    async def _write(self, work: Work) -> None:
+        await self._when_available(partial(self._store.write, work))
+        await self._bury(work.dead_letters)
+        await self.app.changelog(self._table, work.changelog)
 
 
 class _AcksOnException(_AcksFirst):
@@ -52,9 +55,9 @@ class _AcksOnException(_AcksFirst):
     async def track(self, stream: Any) -> None:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
-                changes = self.tracker.apply(record for batch in batches for record in batch.records)
+                work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
                 try:
-                    await self._write(changes)
+                    await self._write(work)
                 except StoreError:
                     continue
 
@@ -63,14 +66,9 @@ class _AcksBeforeDeadLetters(_AcksFirst):
     async def track(self, stream: Any) -> None:
         async for first in stream:
             async with self.app.work(stream, first, self._settings.batch_events) as batches:
-                changes = self.tracker.apply(record for batch in batches for record in batch.records)
-                await self._when_available(
-                    partial(
-                        self._store.write,
-                        Batch(changes.sessions, changes.rooms, changes.restarts, changes.events, changes.quantities),
-                    )
-                )
-            await self._bury(changes.dead_letters)
+                work = work_out(self.tracker, chain.from_iterable(batch.records for batch in batches))
+                await self._when_available(partial(self._store.write, work))
+            await self._bury(work.dead_letters)
 
 
 class _SwallowsInsertErrors(SimulatedWorker):
@@ -95,19 +93,19 @@ class _CommitsWhatItRead(SimulatedWorker):
 class _BrokenTracker(Tracker):
     turn = 0
 
-    def apply(self, records: Iterable[Record]) -> Changes:
+    def apply(self, records: Iterable[Record]) -> Tracked:
         changes = super().apply(records)
         self.spoil(changes)
         return changes
 
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         raise NotImplementedError
 
 
 class _SkipsOne(_BrokenTracker):
     """The row of one session in so many is left out; the memory has it."""
 
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         kept = []
         for row in changes.sessions:
             self.turn += 1
@@ -117,20 +115,20 @@ class _SkipsOne(_BrokenTracker):
 
 
 class _DropsWhenFull(_BrokenTracker):
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         known = [key for facts in self.partitions.values() for key in facts.rooms][:_TABLE_SIZE]
         changes.sessions[:] = [row for row in changes.sessions if row[:2] in known]
 
 
 class _DoesNotCountDeadLetters(_BrokenTracker):
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         changes.events[:] = [raw for raw in changes.events if raw.disposition in (ACCEPTED, IGNORED)]
 
 
 class _ForgetsRoomEnds(_BrokenTracker):
     """Rooms are written by the worker that read their sessions' events last: one in two is left to another."""
 
-    def spoil(self, changes: Changes) -> None:
+    def spoil(self, changes: Tracked) -> None:
         self.turn += 1
         if self.turn % 2:
             changes.rooms.clear()
@@ -148,7 +146,7 @@ class _BuriesNothing(SimulatedWorker):
 
 
 class _ProgressFirst(SimulatedStore):
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch | Work) -> None:
         for name, table in reversed(batch.tables()):
             self.insert(name, table)
 
@@ -240,11 +238,29 @@ class _AsksForTheTimeLast(Emitter):
 class _ForgetsHowFarItWas(Emitter):
     """The watermark is what can be shown now, however much more was known before."""
 
-    _reached_ms: int
+    reached_ms: int
 
     async def run_once(self) -> Emission:
-        self._reached_ms = 0
+        self.reached_ms = 0
         return await super().run_once()
+
+
+class _SeesNoSilence(SimulatedStore):
+    """The incremental emitter forgets that time alone presumes ends."""
+
+    def changes(self, query: ChangeQuery) -> Changes:
+        return super().changes(replace(query, after_ms=query.until_ms))
+
+
+class _SeesEventsAlone(SimulatedStore):
+    """The incremental emitter forgets that an event changes hours long before its own."""
+
+    def changes(self, query: ChangeQuery) -> Changes:
+        everything, self._database.facts = self._database.facts, Facts()
+        try:
+            return super().changes(query)
+        finally:
+            self._database.facts = everything
 
 
 class _BelievesErrors(Reconciler):
@@ -298,6 +314,8 @@ BUGS: Final[dict[str, Parts]] = {
     "trusts its clock alone": Parts(emitter=_TrustsItsClock),
     "asks for the time after the ends": Parts(emitter=_AsksForTheTimeLast),
     "forgets how far it was": Parts(emitter=_ForgetsHowFarItWas),
+    "forgets presumed ends": Parts(store=_SeesNoSilence),
+    "forgets hours before an event": Parts(store=_SeesEventsAlone),
     "takes an error for an empty list": Parts(reconciler=_BelievesErrors),
     "believes one answer": Parts(reconciler=_BelievesOneAnswer),
 }

@@ -17,7 +17,7 @@ import pipeline.emitter
 import pipeline.kafka
 from pipeline.emitter import Emission, Emitter
 from pipeline.kafka import KafkaAway, Record
-from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, format_time
+from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NEVER_MS, format_time
 from pipeline.reconciler import Reconciler
 from tests.simulation.actors import EmitterProcess, SimulatedWorker, WorkerProcess
 from tests.simulation.check import Watch, verify
@@ -36,12 +36,19 @@ _QUIET_INTERVAL_S: Final = 7_200.0
 _SILENT_INTERVAL_S: Final = 86_400.0
 
 
+class NoSafetyNet(Emitter):
+    """An emitter that looks at all when it starts and never again, at nothing twice: what it misses stays missing."""
+
+    look_at_all_ms = NEVER_MS
+    overlap_ms = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the simulation runs: the product; or, where a bug is planted, one part of it that is broken."""
 
     worker: Callable[[WorkerProcess], SimulatedWorker] = SimulatedWorker
-    emitter: Callable[..., Emitter] = Emitter
+    emitter: Callable[..., Emitter] = NoSafetyNet
     reconciler: Callable[..., Reconciler] = Reconciler
     store: Callable[[Process, Database], SimulatedStore] = SimulatedStore
     database: Callable[[World], Database] = Database

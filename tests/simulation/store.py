@@ -10,16 +10,20 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
+import orjson
 import pyarrow as pa
 
 from pipeline import migrations
 from pipeline.clickhouse import Store, StoreError, StoreUnavailable
+from pipeline.metering.events import EventType, parse_event
 from pipeline.metering.quantities import Held, Quantities, Recorded, Transferred
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.timeline import is_live
+from pipeline.metering.units import NEVER_MS, NOT_SEEN_MS
 from pipeline.metering.usage import CellKey, Usage, usage
-from pipeline.rows import RollupQuery, UsageQuery
+from pipeline.rows import ChangeQuery, Changes, RollupQuery, UsageQuery
+from pipeline.tracker import ACCEPTED
 from tests.metering.builders import METERS
 from tests.simulation.faults import Fault
 from tests.simulation.world import Process, World
@@ -50,6 +54,8 @@ class Database:
         #: What became of each input, and its bytes.
         self.events: dict[EventPlace, tuple[str, bytes]] = {}
         self.progress: dict[int, tuple[int, int]] = {}
+        #: When each input was ingested last: no row of the log is replaced here, but a repeated one is a newer row.
+        self.ingested_ms: dict[EventPlace, int] = {}
         self.rollups: dict[tuple[str, str, int, int], Rollup] = {}
         #: The emitted revisions as they were a while ago, for a replica that lags.
         self.older_rollups: dict[tuple[str, str, int, int], Rollup] = {}
@@ -101,6 +107,7 @@ class Database:
     def _insert_events(self, table: pa.Table) -> None:
         for partition, offset, *kept in _rows(table, ("partition", "offset", "disposition", "payload")):
             found = self.events.setdefault((partition, offset), (kept[0], kept[1]))
+            self.ingested_ms[partition, offset] = self.world.now_ms
             self.world.expect(
                 holds=found == tuple(kept), what=f"event {partition}/{offset} was judged {found[0]}, then {kept[0]}"
             )
@@ -185,6 +192,12 @@ class SimulatedStore(Store):
         to_ms = query.as_of_ms if query.to_ms is None else query.to_ms
         return sorted((key, cell) for key, cell in cells.items() if query.from_ms <= key[2] < to_ms)
 
+    def changes(self, query: ChangeQuery) -> Changes:
+        """Return from when on usage may have changed: the view `changes`, in Python."""
+        database = self._readable()
+        earliest_ms = min(_changed(database, query), default=NEVER_MS)
+        return Changes(earliest_ms, database.world.now_ms)
+
     def progress(self, topic: str) -> dict[int, tuple[int, int]]:
         """Return how far each partition has been processed."""
         del topic
@@ -212,6 +225,27 @@ class SimulatedStore(Store):
                 copy = Room()
                 copy.join(room)
                 yield project, name, copy
+
+
+def _changed(database: Database, query: ChangeQuery) -> Iterator[int]:
+    """Yield a time for everything that changed: from then on its subject may have usage."""
+    facts = database.facts
+    recent = [database.events[place] for place, at_ms in database.ingested_ms.items() if at_ms >= query.since_ms]
+    events = [parse_event(orjson.loads(payload), METERS) for disposition, payload in recent if disposition == ACCEPTED]
+    rooms = {(event.project, event.room) for event in events if event is not None}
+    subjects = {(event.project, event.source, event.id) for event in events if event is not None}
+    for event in events:
+        if event is not None:
+            yield NOT_SEEN_MS if event.type is EventType.SERVER_RESTARTED else event.time_ms
+    for key, _, session in facts.sessions():
+        times_ms = session.connected_at_ms, session.begun_at_ms
+        if any(query.after_ms <= time_ms < query.until_ms for time_ms in times_ms):
+            rooms.add(key)
+        is_silent = query.after_ms < session.last_seen_ms + query.orphan_after_ms <= query.until_ms
+        if key in rooms or (is_silent and session.disconnected_at_ms == NEVER_MS):
+            yield min(times_ms)
+    yield from (hour_ms for *key, _, hour_ms in facts.quantities.counters if (*key,) in rooms)
+    yield from (hour_ms for *key, _, hour_ms in facts.quantities.discrete if (*key,) in subjects)
 
 
 def _rows(table: pa.Table, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
