@@ -74,7 +74,6 @@ class Lane(NamedTuple):
 
     name: str
     unit: str
-    x: str
     cells: tuple[Cell, ...]
 
 
@@ -154,7 +153,7 @@ def _lane(share: MeterShare, meters: Meters, scale: _Scale) -> Lane:
         middle = _written(left + width / 2)
         text = words.number(meter.quantity(hour.increments))
         cells.append(Cell(_written(left), _written(width), middle, hour.hour_ms, text, fits))
-    return Lane(words.label(meter), words.unit(meter, 0), cells[0].x, tuple(cells))
+    return Lane(words.label(meter), words.unit(meter, 0), tuple(cells))
 
 
 def _ticks(scale: _Scale) -> Iterable[Tick]:
