@@ -39,6 +39,7 @@ check: lint test ## what has to hold before a commit
 
 bench: setup ## CPU per event, as ratios to a bare loop on this machine
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.cookbook $(if $(SESSIONS),--sessions $(SESSIONS))
 
 anomaly-report: setup ## recall, false alerts and delay of each anomaly detector on simulated months; plots in data/
 	$(BIN)/python -m tests.anomaly $(PROJECTS)
