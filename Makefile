@@ -6,7 +6,7 @@ export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check bench simulate screenshots faults faults-long format lock clean
+.PHONY: help setup run test lint check bench anomaly-report simulate screenshots faults faults-long format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ check: lint test ## what has to hold before a commit
 
 bench: setup ## CPU per event, as ratios to a bare loop on this machine
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.cookbook $(if $(SESSIONS),--sessions $(SESSIONS))
+
+anomaly-report: setup ## recall, false alerts and delay of each anomaly detector on simulated months; plots in data/
+	$(BIN)/python -m tests.anomaly $(PROJECTS)
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))

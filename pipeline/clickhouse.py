@@ -277,6 +277,11 @@ class Store:
         token = {"insert_deduplication_token": once} if once else {}
         self._client.insert_arrow(name, table, settings=self._write_settings | token)
 
+    def query_arrow(self, sql: str, **parameters: object) -> pa.Table:
+        """Return what a query gives as an Arrow table; its values are bound."""
+        with _translated():
+            return self._client.query_arrow(sql, parameters, settings=self._query_settings, use_strings=True)
+
     def query(self, sql: str, **parameters: object) -> Sequence[Any]:
         """Return the rows that a query gives; its text is constant, its values are bound."""
         with _translated():

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -60,10 +61,67 @@ def _container() -> Iterator[str]:
         yield f"http://default:{_PASSWORD}@{server.get_container_host_ip()}:{server.get_exposed_port(8123)}"
 
 
+class Databases:
+    """Databases of the embedded engine that can be used again: migrating one takes longer than most tests."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._schema: Any = None
+        self._free: list[str] = []
+
+    def take(self) -> str:
+        """Return the name of a migrated database, or of one that is not there yet."""
+        return self._free.pop() if self._free else _new_name()
+
+    def empty(self, store: Store) -> None:
+        """Remove what the last test left."""
+        for [table] in store.query(
+            "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
+            " AND name NOT IN ('rules', 'schema_versions')"
+        ):
+            store._client.command(f"TRUNCATE TABLE {table}")
+
+    def migrated(self, store: Store) -> None:
+        """Take note of how migrating leaves a database."""
+        self._schema = self._schema or self._schema_of(store)
+
+    def give_back(self, store: Store) -> bool:
+        """Keep a database for another test; tell whether it is fit: only rows may have changed."""
+        is_fit: bool = self._schema_of(store) == self._schema
+        if is_fit:
+            self._free.append(store.target.database)
+        return is_fit
+
+    def _schema_of(self, store: Store) -> Any:
+        database = store.target.database
+        tables = store.query("SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase()")
+        if not tables:
+            return None
+        versions = store.query("SELECT version, checksum FROM schema_versions ORDER BY version")
+        statements = {name: statement.replace(database, "") for name, statement in tables}
+        return statements, versions, store.query("SELECT * FROM rules")
+
+
+def _new_name() -> str:
+    return f"test_{uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def databases(store_dsn: str) -> Databases | None:
+    """Those that can be used again; on a server none is, as its users and grants are not a database's own."""
+    return Databases() if store_dsn.startswith("chdb:") else None
+
+
 @pytest.fixture
-def open_store(store_dsn: str) -> Iterator[Callable[[], Store]]:
-    """Open any number of stores on one new database, which goes when the test ends."""
-    database = f"test_{uuid4().hex}"
+def open_store(
+    request: pytest.FixtureRequest, store_dsn: str, databases: Databases | None
+) -> Iterator[Callable[[], Store]]:
+    """Open any number of stores on one database without any rows, which goes when the test ends.
+
+    It is a new one, but for tests that ask for a migrated `store`.
+    """
+    reused = databases if "store" in request.fixturenames else None
+    database = reused.take() if reused else _new_name()
     stores: list[Store] = []
 
     def open_one() -> Store:
@@ -71,17 +129,21 @@ def open_store(store_dsn: str) -> Iterator[Callable[[], Store]]:
         return stores[-1]
 
     yield open_one
-    if stores:
+    if stores and not (reused and reused.give_back(stores[0])):
         stores[0]._client.command(f"DROP DATABASE {database} SYNC")
     for store in stores:
         store.close()
 
 
 @pytest.fixture
-def store(open_store: Callable[[], Store], meters: Meters) -> Store:
+def store(open_store: Callable[[], Store], databases: Databases | None, meters: Meters) -> Store:
     """A store with an empty, migrated database."""
     opened = open_store()
+    if databases:
+        databases.empty(opened)
     opened.migrate(meters)
+    if databases:
+        databases.migrated(opened)
     return opened
 
 

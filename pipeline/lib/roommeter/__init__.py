@@ -1,4 +1,4 @@
-"""roommeter for Python programs that know of sessions themselves: typed events, and a producer for Kafka.
+"""roommeter for Python: a producer of typed events for Kafka, and what was metered, for notebooks.
 
     import roommeter
 
@@ -13,6 +13,11 @@ events that have none. Sending an event again changes no bill: the same event ha
 
 `session` names one connection, never a person: somebody who connects again is a new session (R2). `at` is a
 datetime with a time zone or whole milliseconds since the epoch; left out, it is now.
+
+What was metered comes back as Arrow, pandas or polars:
+
+    with roommeter.connect("http://127.0.0.1:8130") as store:
+        frame = store.usage("2026-09-01", "2026-10-01", project="acme").to_pandas()
 """
 
 from pipeline.metering.events import InvalidEvent, Reason
@@ -34,8 +39,11 @@ from roommeter.events import (
     UsageRecorded,
 )
 from roommeter.producer import NotAcknowledged, Producer, SyncProducer
+from roommeter.reading import Answer, Connection, connect
 
 __all__ = [
+    "Answer",
+    "Connection",
     "Event",
     "InvalidEvent",
     "JobDispatched",
@@ -56,4 +64,5 @@ __all__ = [
     "SessionSampled",
     "SyncProducer",
     "UsageRecorded",
+    "connect",
 ]

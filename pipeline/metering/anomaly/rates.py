@@ -64,9 +64,7 @@ def rise(
     since_ms = as_of_ms - found.windows * WINDOW_MS
     expected = found.expected
     times = found.observed * 1_000 // max(expected, 1_000)
-    usual = (
-        f"{times} times the {_told(expected)} that are usual at this hour" if expected else "where nothing is usual yet"
-    )
+    usual = f"{times} times the {_told(expected)} usual at this hour" if expected else "where nothing is usual yet"
     return Finding(
         detector,
         subject.project,

@@ -1,0 +1,133 @@
+"""`make anomaly-report`: how well each detector finds what was planted in simulated months, as a table and plots.
+
+The seeds differ from those that parameters were chosen with (1 to 139).
+"""
+
+import sys
+from collections.abc import Sequence
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from pipeline.metering.anomaly.alert import Alert
+from tests.anomaly import parts
+from tests.anomaly.measure import Score, new_scores, run_counts, score
+from tests.anomaly.month import LEARNED_DAYS, MEASURED_DAYS, START_MS, Counts, Label, counts
+from tests.metering.builders import ROOT
+
+_FIRST_SEED: Final = 2_001
+_PROJECTS: Final = 100
+_FOLDER: Final = ROOT / "data" / "anomaly-report"
+_RECALL: Final = 0.95
+_FALSE_PER_1000: Final = 1.0
+
+_HEADS: Final = (
+    *("detector", "planted", "recall", "precision", "false per 1 000 project-days", "delay, min (median)", "(95 %)"),
+    *("small or in quiet hours: found", "meets"),
+)
+
+Found = tuple[str, list[Label], list[Alert], dict[str, int]]
+
+
+def _project(seed: int) -> list[Found]:
+    """Return what was planted in one project's month and what was raised, by groups of detectors."""
+    name = f"p{seed}"
+    month = counts(name, seed)
+    found: list[Found] = [(name, month.labels, *run_counts(month))]
+    found += [(name, labels, raised, resolved) for _, labels, raised, resolved in parts.shares(month, seed)]
+    found.append((name, *parts.long_sessions(month, seed)))
+    found.append((name, *parts.twins(name, seed)))
+    found.append((name, *parts.conduct(name, seed)))
+    return found
+
+
+def _row(name: str, one: Score, project_days: int) -> str:
+    recall = one.found / max(1, one.planted)
+    precision = 1 - one.false / max(1, one.raised)
+    false = one.false * 1000 / project_days
+    delays = sorted(one.delays_ms) or [0]
+    median, most = (delays[int(len(delays) * part)] / 60_000 for part in (0.5, 0.95))
+    is_met = recall >= _RECALL and false <= _FALSE_PER_1000
+    return (
+        f"| {name} | {one.planted} | {recall:.3f} | {precision:.3f} | {false:.2f} | {median:.0f} | {most:.0f} "
+        f"| {one.hard_found} of {one.hard} | {'yes' if is_met else '**no**'} |"
+    )
+
+
+def _bars(scores: dict[str, Score], project_days: int) -> None:
+    names = sorted(scores)
+    figure, axes = plt.subplots(1, 3, figsize=(14, 6), sharey=True, layout="constrained")
+    recalls = [scores[name].found / max(1, scores[name].planted) for name in names]
+    false = [scores[name].false * 1000 / project_days for name in names]
+    delays = [sorted(scores[name].delays_ms) or [0] for name in names]
+    for axis, values, title, goal in (
+        (axes[0], recalls, "recall", _RECALL),
+        (axes[1], false, "false alerts per 1 000 project-days", _FALSE_PER_1000),
+        (axes[2], [one[len(one) // 2] / 60_000 for one in delays], "median delay, minutes of event time", None),
+    ):
+        axis.barh(names, values, color="#4477aa")
+        axis.set_title(title)
+        if goal is not None:
+            axis.axvline(goal, color="#cc3311", linestyle="--", label="goal")
+            axis.legend()
+    axes[1].set_xlim(0, max(1.2, *false))
+    figure.savefig(_FOLDER / "detectors.png", dpi=110)
+    plt.close(figure)
+
+
+def _timeline(month: Counts, labels: Sequence[Label], raised: Sequence[Alert]) -> None:
+    """Draw one project's month: sessions connected, what was planted, what was raised."""
+    first = LEARNED_DAYS * 1_440
+    figure, axis = plt.subplots(figsize=(14, 5), layout="constrained")
+    hours = month.connected[first:].reshape(-1, 15).mean(1)
+    axis.plot([number / 96 for number in range(len(hours))], hours, linewidth=0.7, color="#4477aa", label="connected")
+    top = max(hours)
+    for label in labels:
+        axis.axvspan(*((at_ms - START_MS) / 86_400_000 for at_ms in (label.since_ms, label.until_ms)), color="#ee7733")
+    for alert in raised:
+        at = (alert.as_of_ms - START_MS) / 86_400_000
+        axis.plot(at, top * 1.05, marker="v", color="#cc3311")
+        axis.annotate(alert.finding.detector.replace("_", " "), (at, top * 1.07), rotation=60, fontsize=7)
+    axis.set_ylim(0, top * 1.5)
+    axis.set_xlabel("day that is measured; orange: planted, triangles: raised")
+    axis.set_title(f"{month.name}: sessions connected")
+    figure.savefig(_FOLDER / "month.png", dpi=110)
+    plt.close(figure)
+
+
+def main(projects: int) -> int:
+    """Measure, print the table, draw the plots; 1 where a detector does not meet its figures."""
+    mpl.use("Agg")
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    scores = new_scores()
+    with Pool(2) as pool:
+        for done, found in enumerate(pool.imap_unordered(_project, range(_FIRST_SEED, _FIRST_SEED + projects)), 1):
+            for name, labels, raised, resolved in found:
+                score(scores, name, labels, raised, resolved)
+            print(f"\r{done} of {projects} projects", end="", file=sys.stderr)  # noqa: T201 - a program
+    days = projects * MEASURED_DAYS
+    lines = [
+        "",
+        f"{projects} projects, {days} project-days, seeds {_FIRST_SEED} to {_FIRST_SEED + projects - 1}",
+        "",
+        f"| {' | '.join(_HEADS)} |",
+        "|---" * len(_HEADS) + "|",
+        *(_row(name, scores[name], days) for name in sorted(scores)),
+        "",
+        *(f"missed: {text}" for one in scores.values() for text in one.missed[:3]),
+        *(f"false: {text}" for one in scores.values() for text in one.wrong[:3]),
+    ]
+    text = "\n".join(lines) + "\n"
+    Path(_FOLDER / "table.md").write_text(text)
+    print(text)  # noqa: T201
+    _bars(scores, days)
+    month = counts(f"p{_FIRST_SEED}", _FIRST_SEED)
+    _timeline(month, month.labels, run_counts(month)[0])
+    return int(any("**no**" in line for line in lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else _PROJECTS))
