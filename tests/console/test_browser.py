@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -106,7 +107,8 @@ def _open(browser: Driver, address: str, scheme: str = "light", size: str = "wid
 
 
 def _wait(browser: Driver, condition: Callable[[], Any]) -> None:
-    WebDriverWait(browser, _PATIENCE_S, 0.1).until(lambda _: condition())
+    replaced = [StaleElementReferenceException]  # by a page that renews itself
+    WebDriverWait(browser, _PATIENCE_S, 0.1, ignored_exceptions=replaced).until(lambda _: condition())
 
 
 def _luminance(browser: Driver) -> float:
@@ -209,7 +211,8 @@ def test_a_page_renews_itself(browser: Driver, address: str, settings: Settings)
     browser.find_element(By.CSS_SELECTOR, "#hourly-table summary").click()
 
     def live() -> int:
-        return int(browser.find_element(By.CSS_SELECTOR, "#tiles .big").text)
+        # In one step, because the page may put another element there at any moment.
+        return int(browser.execute_script("return document.querySelector('#tiles .big').textContent"))
 
     before = live()
     browser.execute_script("window.sameDocument = true")
