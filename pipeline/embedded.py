@@ -14,30 +14,30 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from pipeline.alerts.loop import Watch, alert_forever, read_watch
-from pipeline.audit_loop import audit_forever
-from pipeline.audit_store import AuditStore
+from pipeline.audit.loop import audit_forever
+from pipeline.audit.store import AuditStore
 from pipeline.broker import embedded_broker
 from pipeline.clickhouse import Store, StoreUnavailable, chdb_directory
 from pipeline.console.serving import console, own_health
-from pipeline.desk import invoicing_of, open_desk
 from pipeline.emitter import Emitter
 from pipeline.endpoint import Endpoint
-from pipeline.gateway import Gateway, make_border, serving
+from pipeline.gateway.outbox import Outbox
+from pipeline.gateway.projects import Project, read_projects
+from pipeline.gateway.server import Gateway, make_border, serving
 from pipeline.http import Readiness, make_app, serve
-from pipeline.janus_memory import JanusMemory
+from pipeline.invoices.desk import invoicing_of, open_desk
+from pipeline.janus.memory import JanusMemory
 from pipeline.kafka import KafkaAway, create_topics, end_offsets, extend_topic
-from pipeline.limit_store import LimitStore
-from pipeline.limiter import Limiter
-from pipeline.limits_file import InvalidLimits, read_limits
-from pipeline.limits_page import LimitsPage
+from pipeline.limits.file import InvalidLimits, read_limits
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.page import LimitsPage
+from pipeline.limits.store import LimitStore
+from pipeline.livekit.reconcile_store import ReconcileStore
+from pipeline.livekit.reconciler import reconciling, to_kafka
 from pipeline.metering.limits import Limits, Standing
 from pipeline.metering.meters import InvalidMeters, Meters, parse_meters
 from pipeline.metrics import Metrics
-from pipeline.outbox import Outbox
 from pipeline.producer import Producer
-from pipeline.projects import Project, read_projects
-from pipeline.reconcile_store import ReconcileStore
-from pipeline.reconciler import reconciling, to_kafka
 from pipeline.resources import schemas
 from pipeline.settings import Settings
 from pipeline.topics import topics

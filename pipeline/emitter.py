@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline import codec
-from pipeline.audit import ProjectHour
+from pipeline.audit.laws import ProjectHour
 from pipeline.clickhouse import Store
 from pipeline.kafka import LogReader, end_offsets
 from pipeline.metering.meters import Meters

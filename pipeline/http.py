@@ -12,7 +12,7 @@ from pipeline.metrics import Metrics
 
 if TYPE_CHECKING:
     from pipeline.endpoint import Endpoint
-    from pipeline.limits_page import LimitsPage
+    from pipeline.limits.page import LimitsPage
 
 #: Set where request bodies have to arrive as they were sent, because the endpoint decompresses them itself.
 _RAW_BODIES: Final = web.AppKey("raw_bodies", bool)

@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
-from pipeline.audit import Law
+from pipeline.audit.laws import Law
+from pipeline.gateway.signature import Reason as Refusal
 from pipeline.metering.anomaly.alert import DETECTORS, SEVERITIES
 from pipeline.metering.events import Reason
 from pipeline.metering.limits import THRESHOLDS
-from pipeline.signature import Reason as Refusal
 
 #: Values of each label that is a closed list, so that a series exists, at 0, before its first event.
 LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {

@@ -10,8 +10,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from pipeline import livekit, llm_litellm, llm_openai, llm_otlp
-from pipeline.janus import JanusAdapter
+from pipeline.janus.events import JanusAdapter
+from pipeline.livekit import webhooks as livekit
+from pipeline.llm import litellm as llm_litellm
+from pipeline.llm import openai as llm_openai
+from pipeline.llm import otlp as llm_otlp
 from pipeline.metering.events import InvalidEvent
 from pipeline.metering.units import format_time, parse_time
 

@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from pipeline import codec, deadletter
+from pipeline import codec
+from pipeline.deadletters import letter as deadletter
 from pipeline.messages import Headers
 from pipeline.metering.events import Event, InvalidEvent, check_window
 from pipeline.metering.meters import Meters, discrete_meters

@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.breaker import Counts, count_by_project
+from pipeline.deadletters.breaker import Counts, count_by_project
 from pipeline.rows import TABLES, Batch
 from pipeline.tracker import ChangelogEntry, Changes, DeadLetter, Record, Tracker
 

@@ -15,8 +15,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar
 
-from pipeline.breaker import Breaker
 from pipeline.clickhouse import Store, StoreUnavailable
+from pipeline.deadletters.breaker import Breaker
 from pipeline.fastlane import App, BatchTable
 from pipeline.http import Readiness
 from pipeline.kafka import partition_of

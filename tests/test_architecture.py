@@ -30,18 +30,20 @@ _IMPORTERS: Final = {
     "clickhouse_connect": ("pipeline.clickhouse",),
     "chdb": ("pipeline.endpoint",),
     "msgspec": ("pipeline.plain",),
-    "reportlab": ("pipeline.invoice_pdf", "pipeline.invoice_letters"),
-    "arabic_reshaper": ("pipeline.invoice_letters",),
-    "bidi": ("pipeline.invoice_letters",),
+    "reportlab": ("pipeline.invoices.pdf", "pipeline.invoices.letters"),
+    "arabic_reshaper": ("pipeline.invoices.letters",),
+    "bidi": ("pipeline.invoices.letters",),
     "noida_db": ("pipeline.broker",),
-    "sqlite3": ("pipeline.spool", "pipeline.janus_memory"),
-    "click": ("pipeline.cli", "pipeline.cli_*", "pipeline.cli.*"),
-    "rich": ("pipeline.cli", "pipeline.cli_*", "pipeline.cli.*"),
+    "sqlite3": ("pipeline.gateway.spool", "pipeline.janus.memory"),
+    "click": ("pipeline.cli", "pipeline.cli.*"),
+    "rich": ("pipeline.cli", "pipeline.cli.*"),
 }
 #: Edges do not know each other; what joins them stands above them.
-_EDGES: Final = frozenset(f"pipeline.{name}" for name in ("gateway", "worker", "emitter", "limiter", "endpoint"))
+_EDGES: Final = frozenset(
+    f"pipeline.{name}" for name in ("gateway.server", "worker", "emitter", "limits.limiter", "endpoint")
+)
 #: The top of the order: only these import each other.
-_TOP: Final = ("pipeline.cli", "pipeline.cli_*", "pipeline.cli.*", "pipeline.embedded", "pipeline.__main__")
+_TOP: Final = ("pipeline.cli", "pipeline.cli.*", "pipeline.embedded", "pipeline.__main__")
 #: What the core has no business with: clocks, files, processes, threads, chance, logs.
 _NOT_IN_THE_CORE: Final = {
     "asyncio", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "socket", "sqlite3",
@@ -224,7 +226,10 @@ _RULES: Final[list[tuple[str, Callable[[Sources], list[str]], list[Sources]]]] =
         "a client library has one importer",
         _second_importers,
         [
-            {"pipeline.kafka": "import aiokafka", "pipeline.gateway": "def f():\n    from aiokafka.errors import E"},
+            {
+                "pipeline.kafka": "import aiokafka",
+                "pipeline.gateway.server": "def f():\n    from aiokafka.errors import E",
+            },
             {"pipeline.worker": "import rich.progress"},
         ],
     ),

@@ -5,13 +5,13 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline import audit
-from pipeline.audit import NUMBERS, Hole, HourTotals, Law, Lives, Stage
-from pipeline.audit_bill_store import Window
-from pipeline.audit_canary import canary_answers, canary_scenario, finished_scenario
-from pipeline.audit_facts import KeptEvent, Scope, compare_room, differing_rooms, facts_of, gathered, spilled
-from pipeline.audit_loop import show
-from pipeline.auditor import Report
+from pipeline.audit import laws as audit
+from pipeline.audit.auditor import Report
+from pipeline.audit.bill_store import Window
+from pipeline.audit.canary import canary_answers, canary_scenario, finished_scenario
+from pipeline.audit.facts import KeptEvent, Scope, compare_room, differing_rooms, facts_of, gathered, spilled
+from pipeline.audit.laws import NUMBERS, Hole, HourTotals, Law, Lives, Stage
+from pipeline.audit.loop import show
 from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NOT_SEEN_MS
 from pipeline.metrics import Metrics

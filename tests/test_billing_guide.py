@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import main
 from pipeline.clickhouse import Store
-from pipeline.invoice_text import CSV_COLUMNS
+from pipeline.invoices.text import CSV_COLUMNS
 from pipeline.metering.money import MOST_DECIMALS
 from pipeline.metering.months import Month
 from pipeline.metering.session import Session

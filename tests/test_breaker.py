@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.breaker import Breaker, Counts, count_by_project
+from pipeline.deadletters.breaker import Breaker, Counts, count_by_project
 from pipeline.metering.events import Reason
 from pipeline.tracker import Policy, Tracker
 from tests.metering.builders import METERS

@@ -16,13 +16,13 @@ import click
 import orjson
 import pytest
 
-from pipeline import livekit
 from pipeline.cli import main
-from pipeline.cloudevents import BATCH, STRUCTURED
-from pipeline.http_limits import CODINGS
+from pipeline.gateway.cloudevents import BATCH, STRUCTURED
+from pipeline.gateway.http_limits import CODINGS
+from pipeline.gateway.projects import JanusSource, Projects, read_projects
+from pipeline.gateway.projects_file import InvalidProjects
+from pipeline.livekit import webhooks as livekit
 from pipeline.metrics import Metrics
-from pipeline.projects import JanusSource, Projects, read_projects
-from pipeline.projects_file import InvalidProjects
 from pipeline.settings import Settings
 from tests.gateway.running import TOKEN, Running, running
 from tests.metering.builders import ROOT

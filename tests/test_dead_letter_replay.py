@@ -5,14 +5,14 @@ from typing import Final
 
 import pytest
 
-from pipeline import deadletter
-from pipeline.dead_letter_replay import Judge, Outcome, Verdict, revive_with
-from pipeline.dead_letters import Letter
-from pipeline.gateway import make_border
+from pipeline.deadletters import letter as deadletter
+from pipeline.deadletters.log import Letter
+from pipeline.deadletters.replay import Judge, Outcome, Verdict, revive_with
+from pipeline.gateway.projects import read_projects
+from pipeline.gateway.server import make_border
 from pipeline.messages import Message
 from pipeline.metering.events import InvalidEvent, Reason
 from pipeline.metering.units import MS_PER_DAY
-from pipeline.projects import read_projects
 from pipeline.settings import Settings
 from tests.metering.builders import METERS, clock
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pipeline import deadletter
-from pipeline.dead_letter_text import ADVICE, advice, payload_text, visible
+from pipeline.deadletters import letter as deadletter
+from pipeline.deadletters.text import ADVICE, advice, payload_text, visible
 from pipeline.metering.events import InvalidEvent, Reason
 from pipeline.metering.units import EARLIEST_MS
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.explain import Explanation, Known, as_emitted, explain
-from pipeline.explain_reported import explain_number, explain_usage
-from pipeline.explain_steps import Source
+from pipeline.explain.reported import explain_number, explain_usage
+from pipeline.explain.sessions import Explanation, Known, as_emitted, explain
+from pipeline.explain.steps import Source
 from pipeline.metering.quantities import Held, Recorded
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.timeline import ORPHAN_AFTER_MS

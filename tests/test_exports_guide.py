@@ -12,9 +12,9 @@ import click
 import pyarrow as pa
 
 from pipeline.cli import main
-from pipeline.delivery import Answer, Later, TargetHalted, judge_status
-from pipeline.delivery_file import read_target
-from pipeline.delivery_targets import Webhook
+from pipeline.delivery.delivery import Answer, Later, TargetHalted, judge_status
+from pipeline.delivery.file import read_target
+from pipeline.delivery.targets import Webhook
 from pipeline.export import EXPORTS, QUANTITY, TIME
 from pipeline.settings import Settings
 from pipeline.sources import Known

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pipeline.clickhouse import chdb_directory
-from pipeline.projects import read_projects
+from pipeline.gateway.projects import read_projects
 from pipeline.settings import Settings
 from tests.metering.builders import ROOT
 

@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline.invoice_document import commands, decode_invoice, encode_invoice
-from pipeline.invoice_html import to_html
-from pipeline.invoice_letters import lacks, markup
-from pipeline.invoice_pdf import to_pdf
-from pipeline.invoice_text import file_name, rows, to_csv
+from pipeline.invoices.document import commands, decode_invoice, encode_invoice
+from pipeline.invoices.html import to_html
+from pipeline.invoices.letters import lacks, markup
+from pipeline.invoices.pdf import to_pdf
+from pipeline.invoices.text import file_name, rows, to_csv
 from pipeline.metering.invoice import Invoice, invoice
 from pipeline.metering.months import Month
 from pipeline.metering.plans import Seller

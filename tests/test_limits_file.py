@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.limits_file import InvalidLimits, parse_limits, read_limits
+from pipeline.limits.file import InvalidLimits, parse_limits, read_limits
 from pipeline.metering.limits import Limit
 from pipeline.metering.meters import Meter
 from tests.metering.builders import METERS

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.clickhouse import Store
 from pipeline.embedded import now_ms
-from pipeline.limits_file import parse_limits
+from pipeline.limits.file import parse_limits
 from pipeline.metering.session import Session
 from pipeline.metrics import Metrics
 from pipeline.rows import Batch

@@ -8,9 +8,9 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline import limit_codec
 from pipeline.http import Readiness, make_app, serve
-from pipeline.limits_page import LimitsPage
+from pipeline.limits import codec as limit_codec
+from pipeline.limits.page import LimitsPage
 from pipeline.metering.limits import THRESHOLDS, Crossing, Limit, Standing, decimal
 from pipeline.metering.units import parse_time
 from pipeline.metrics import Metrics

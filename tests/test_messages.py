@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.llm_usage import Used, events
+from pipeline.llm.usage import Used, events
 from pipeline.messages import EVERY_PARTITION, event_key, lifecycle_message
 from tests.metering.builders import Document, connected, event
 

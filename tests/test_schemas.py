@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pipeline import deadletter
 from pipeline.codec import rollup_document
+from pipeline.deadletters import letter as deadletter
 from pipeline.metering.events import EventType, InvalidEvent, Reason, parse_event
 from pipeline.metering.meters import Kind, parse_meters
 from pipeline.metering.rollup import Rollup, Status, quantities, rollup_id

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.breaker import count_by_project
+from pipeline.deadletters.breaker import count_by_project
 from pipeline.metering.units import MS_PER_DAY
 from pipeline.rows import TABLES, Batch
 from pipeline.tracker import Policy, Tracker

@@ -11,14 +11,14 @@ from pipeline.alerts.reader import Reader
 from pipeline.alerts.store import AlertStore
 from pipeline.alerts.webhook import AlertWebhook, read_alert
 from pipeline.clickhouse import Store, StoreUnavailable
-from pipeline.deliverer import Counts, Route, Rules, deliver
-from pipeline.delivery import TargetHalted
-from pipeline.delivery_file import read_target
-from pipeline.delivery_targets import Webhook
+from pipeline.delivery.deliverer import Counts, Route, Rules, deliver
+from pipeline.delivery.delivery import TargetHalted
+from pipeline.delivery.file import read_target
+from pipeline.delivery.targets import Webhook
 from pipeline.http import Readiness
-from pipeline.invoicing import read_plans
+from pipeline.invoices.invoicing import read_plans
 from pipeline.kafka import KafkaAway
-from pipeline.limits_file import read_limits
+from pipeline.limits.file import read_limits
 from pipeline.metering.anomaly.rules import InvalidRules, parse_rules
 from pipeline.metering.anomaly.rules import Rules as AnomalyRules
 from pipeline.metering.limits import Limits

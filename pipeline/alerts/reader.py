@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.alerts import questions
-from pipeline.audit_store import timestamp
-from pipeline.limit_store import LimitStore
+from pipeline.audit.store import timestamp
+from pipeline.limits.store import LimitStore
 from pipeline.metering.anomaly.baseline import WEEKS
 from pipeline.metering.anomaly.detect import GRACE_MS, due
 from pipeline.metering.anomaly.readings import (

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.alerts import questions
 from pipeline.alerts.codec import Document, alert_table, mute_table, stored_document
-from pipeline.audit_store import timestamp
+from pipeline.audit.store import timestamp
 from pipeline.metering.anomaly.alert import Alert, Mute
 
 if TYPE_CHECKING:

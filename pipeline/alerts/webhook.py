@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from pipeline.delivery import Answer, Refused, Request
-from pipeline.delivery_targets import Webhook
+from pipeline.delivery.delivery import Answer, Refused, Request
+from pipeline.delivery.targets import Webhook
 
 
 @dataclass(frozen=True, slots=True)

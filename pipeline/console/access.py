@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from pipeline.http_limits import Problem, Rates
-from pipeline.projects import Projects, Viewer
+from pipeline.gateway.http_limits import Problem, Rates
+from pipeline.gateway.projects import Projects, Viewer
 
 COOKIE: Final = "roommeter_console"
 #: Whoever reaches the port, where no token is asked for.

@@ -10,7 +10,7 @@ from pipeline.console.desk import SOON, Desk
 from pipeline.console.project import check_project
 from pipeline.console.questions import Alert
 from pipeline.console.render import Page
-from pipeline.projects import Viewer
+from pipeline.gateway.projects import Viewer
 
 _SHOWN: Final = {"open": "Open", "resolved": "Resolved", "": "All"}
 _MOST: Final = 200

@@ -17,8 +17,8 @@ from pipeline.console.overview import overview, projects
 from pipeline.console.project import project
 from pipeline.console.render import Page, Renderer
 from pipeline.console.session import session
-from pipeline.http_limits import Problem
-from pipeline.projects import Viewer
+from pipeline.gateway.http_limits import Problem
+from pipeline.gateway.projects import Viewer
 
 #: Nothing but our own files, nothing inline, in nobody's frame.
 HEADERS: Final = {

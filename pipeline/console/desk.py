@@ -8,7 +8,7 @@ from prometheus_client import Metric
 
 from pipeline.console.asking import Asking
 from pipeline.console.questions import Moment
-from pipeline.limits_page import Answer
+from pipeline.limits.page import Answer
 from pipeline.metering.limits import Limits
 from pipeline.metering.meters import Meters
 from pipeline.settings import Settings

@@ -11,8 +11,8 @@ from pipeline.console.desk import LATER, SOON, Desk
 from pipeline.console.health import Sign, Unreadable
 from pipeline.console.questions import Moment, Used
 from pipeline.console.render import Page
+from pipeline.gateway.projects import Viewer
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, hour_of
-from pipeline.projects import Viewer
 
 #: What the chart shows; totals compare its later half with its earlier one.
 _HOURS: Final = 48

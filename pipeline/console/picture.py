@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.console import words
-from pipeline.explain import Explanation
-from pipeline.explain_steps import MeterShare, Source
+from pipeline.explain.sessions import Explanation
+from pipeline.explain.steps import MeterShare, Source
 from pipeline.metering.events import EventType
 from pipeline.metering.meters import Meters
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, MS_PER_SECOND, NEVER_MS

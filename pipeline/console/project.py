@@ -9,8 +9,9 @@ from pipeline.console import questions, series, words
 from pipeline.console.desk import LATER, RARELY, SOON, Desk
 from pipeline.console.questions import Moment
 from pipeline.console.render import Page
-from pipeline.invoicing import Invoicing, read_plans
-from pipeline.limit_store import LimitStore
+from pipeline.gateway.projects import Viewer
+from pipeline.invoices.invoicing import Invoicing, read_plans
+from pipeline.limits.store import LimitStore
 from pipeline.metering.invoice import Invoice
 from pipeline.metering.limits import CONCURRENT, Limits, Standing, decimal
 from pipeline.metering.meters import Meters
@@ -18,7 +19,6 @@ from pipeline.metering.months import Month
 from pipeline.metering.plans import InvalidPlans
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, hour_of
 from pipeline.metering.usage import billed
-from pipeline.projects import Viewer
 from pipeline.rows import SessionRow
 
 if TYPE_CHECKING:

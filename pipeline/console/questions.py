@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pipeline.audit_store import AuditStore
+from pipeline.audit.store import AuditStore
 from pipeline.metering.meters import Meter, Meters
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, hour_of
 from pipeline.rows import SessionRow, timestamp

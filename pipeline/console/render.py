@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.console import words
-from pipeline.dead_letter_text import visible
+from pipeline.deadletters.text import visible
 from pipeline.metering.units import NEVER_MS, format_time
 
 _FILTERS: Final[dict[str, Callable[..., Any]]] = {

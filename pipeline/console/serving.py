@@ -11,12 +11,12 @@ from pipeline.console.access import Access, is_loopback
 from pipeline.console.app import Console
 from pipeline.console.asking import BOUNDS, Asking
 from pipeline.console.desk import Desk
+from pipeline.gateway.projects import InvalidProjects, Projects
 from pipeline.http import serve
-from pipeline.limits_file import read_limits
-from pipeline.limits_page import Answer, LimitsPage
+from pipeline.limits.file import read_limits
+from pipeline.limits.page import Answer, LimitsPage
 from pipeline.metering.meters import Meters
 from pipeline.metrics import Metrics
-from pipeline.projects import InvalidProjects, Projects
 from pipeline.settings import Settings
 
 

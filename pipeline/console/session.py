@@ -9,10 +9,10 @@ from pipeline.console.desk import SOON, Desk
 from pipeline.console.project import check_project, session_flags
 from pipeline.console.questions import Moment
 from pipeline.console.render import Page
-from pipeline.explain import Explanation
-from pipeline.explain_store import ExplainStore
+from pipeline.explain.sessions import Explanation
+from pipeline.explain.store import ExplainStore
+from pipeline.gateway.projects import Viewer
 from pipeline.metering.units import NEVER_MS
-from pipeline.projects import Viewer
 from pipeline.rows import SessionQuery, SessionRow
 
 if TYPE_CHECKING:

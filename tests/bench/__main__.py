@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli_run import run_async
+from pipeline.cli.run import run_async
 from pipeline.clickhouse import Store
 from pipeline.embedded import load_meters
 from pipeline.settings import Settings

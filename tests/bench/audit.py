@@ -17,8 +17,8 @@ from typing import Final
 import orjson
 from rich.console import Console
 
-from pipeline.audit import NUMBERS
-from pipeline.auditor import Auditor, Report
+from pipeline.audit.auditor import Auditor, Report
+from pipeline.audit.laws import NUMBERS
 from pipeline.clickhouse import Store
 from pipeline.embedded import load_meters, now_ms
 from pipeline.metering.meters import Meters

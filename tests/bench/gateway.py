@@ -22,14 +22,14 @@ import uvloop
 from aiohttp import web
 from rich.console import Console
 
-from pipeline.cli_run import run_async
+from pipeline.cli.run import run_async
 from pipeline.embedded import load_meters, now_ms
-from pipeline.gateway import Gateway, make_border, serving
-from pipeline.http_limits import Connection
-from pipeline.janus_memory import JanusMemory
+from pipeline.gateway.http_limits import Connection
+from pipeline.gateway.outbox import Outbox
+from pipeline.gateway.projects import LivekitKey, Project, Projects
+from pipeline.gateway.server import Gateway, make_border, serving
+from pipeline.janus.memory import JanusMemory
 from pipeline.metrics import Metrics
-from pipeline.outbox import Outbox
-from pipeline.projects import LivekitKey, Project, Projects
 from pipeline.settings import Settings
 from tests.bench.load import declare
 from tests.brokers import candidates, start_broker

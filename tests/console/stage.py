@@ -14,10 +14,10 @@ import pyarrow as pa
 from pipeline.clickhouse import Store
 from pipeline.console.serving import console, own_health
 from pipeline.embedded import now_ms
+from pipeline.gateway.projects import read_projects
 from pipeline.metering.rollup import revise
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, hour_of
 from pipeline.metrics import Metrics
-from pipeline.projects import read_projects
 from pipeline.replay import replay
 from pipeline.rows import UsageQuery
 from pipeline.settings import Settings

@@ -15,8 +15,8 @@ import pytest_asyncio
 
 from pipeline.clickhouse import Store
 from pipeline.console.app import HEADERS
+from pipeline.gateway.projects import InvalidProjects
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, format_time
-from pipeline.projects import InvalidProjects
 from pipeline.rows import UsageQuery
 from pipeline.settings import Settings
 from tests.console.stage import HOSTILE, HOSTILE_PROJECTS, NOW_MS, SENDING, TOKENS, fed_store, served

@@ -9,7 +9,7 @@ import pytest
 from pipeline.console import health, picture, words
 from pipeline.console.access import is_loopback
 from pipeline.console.questions import Progress
-from pipeline.explain import Explanation, Known, explain
+from pipeline.explain.sessions import Explanation, Known, explain
 from pipeline.metering.timeline import ORPHAN_AFTER_MS
 from pipeline.metering.units import NEVER_MS
 from pipeline.metrics import Metrics

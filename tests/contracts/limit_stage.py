@@ -5,13 +5,13 @@ from typing import Any, cast
 
 import orjson
 
-from pipeline import limit_codec
 from pipeline.clickhouse import Store, StoreUnavailable
 from pipeline.decisions import PATIENCE_MS
 from pipeline.kafka import read_topic
-from pipeline.limit_store import LimitStore
-from pipeline.limiter import Limiter
-from pipeline.limits_file import parse_limits
+from pipeline.limits import codec as limit_codec
+from pipeline.limits.file import parse_limits
+from pipeline.limits.limiter import Limiter
+from pipeline.limits.store import LimitStore
 from pipeline.messages import lifecycle_message
 from pipeline.metering.limits import Crossing, StoryKey, follows
 from pipeline.metering.session import Session

@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from pipeline import migrations
-from pipeline.audit import Checked, Difference, Law
-from pipeline.audit_quantities import check_quantities
+from pipeline.audit.laws import Checked, Difference, Law
+from pipeline.audit.quantities import check_quantities
 from pipeline.clickhouse import Store
 from pipeline.metering.meters import Meters
 from pipeline.metering.quantities import Held, Quantities, Recorded, Transferred

@@ -6,11 +6,12 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from pipeline import audit_recompute, audit_store
-from pipeline.audit import Difference, Law
-from pipeline.audit_canary import CANARY, canary_scenario
-from pipeline.audit_loop import audit_once
-from pipeline.auditor import Auditor, Report
+from pipeline.audit import recompute as audit_recompute
+from pipeline.audit import store as audit_store
+from pipeline.audit.auditor import Auditor, Report
+from pipeline.audit.canary import CANARY, canary_scenario
+from pipeline.audit.laws import Difference, Law
+from pipeline.audit.loop import audit_once
 from pipeline.clickhouse import Store
 from pipeline.embedded import now_ms
 from pipeline.metering.events import parse_event

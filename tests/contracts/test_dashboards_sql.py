@@ -16,7 +16,7 @@ import pytest
 from pipeline.alerts.codec import alert_table
 from pipeline.clickhouse import Store
 from pipeline.embedded import now_ms
-from pipeline.invoicing import Invoicing
+from pipeline.invoices.invoicing import Invoicing
 from pipeline.metering.anomaly.alert import Alert
 from pipeline.metering.meters import Meters
 from pipeline.metering.months import Month

@@ -8,9 +8,9 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline import deadletter
-from pipeline.cli_dead_letters import dead_letters
-from pipeline.dead_letters import DeadLetterTopic, NoSuchLetter, Selection
+from pipeline.cli.dead_letters import dead_letters
+from pipeline.deadletters import letter as deadletter
+from pipeline.deadletters.log import DeadLetterTopic, NoSuchLetter, Selection
 from pipeline.embedded import now_ms
 from pipeline.kafka import DeletionRefused, Record, create_topics, delete_records, read_topic
 from pipeline.messages import Headers

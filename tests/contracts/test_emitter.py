@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import codec
 from pipeline.emitter import MARGIN_MS, Emitter
-from pipeline.explain import as_emitted
+from pipeline.explain.sessions import as_emitted
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NEVER_MS
 from pipeline.rows import RollupQuery

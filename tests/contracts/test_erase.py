@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from pipeline.access import relations
-from pipeline.auditor import Auditor
+from pipeline.audit.auditor import Auditor
 from pipeline.clickhouse import Store
 from pipeline.embedded import now_ms
 from pipeline.erase import Erasure, Scope

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.audit_store import AuditStore
+from pipeline.audit.store import AuditStore
 from pipeline.clickhouse import Store, StoreError
-from pipeline.invoice_document import encode_invoice
-from pipeline.invoice_store import InvoiceStore
-from pipeline.invoicing import InvoiceRefused, Invoicing, read_plans
+from pipeline.invoices.document import encode_invoice
+from pipeline.invoices.invoicing import InvoiceRefused, Invoicing, read_plans
+from pipeline.invoices.store import InvoiceStore
 from pipeline.metering.invoice import Invoice
 from pipeline.metering.meters import Meters
 from pipeline.metering.months import Month

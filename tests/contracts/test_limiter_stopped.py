@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pipeline.clickhouse import StoreUnavailable
-from pipeline.limiter import Limiter
+from pipeline.limits.limiter import Limiter
 from tests.contracts.emitter_stage import Killed, Steps
 from tests.contracts.limit_stage import LimitStage
 from tests.lane import PATIENCE_SECONDS

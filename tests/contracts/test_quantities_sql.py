@@ -9,11 +9,11 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from pipeline.audit import session_hours
-from pipeline.audit_bill_store import BillStore, Window
+from pipeline.audit.bill_store import BillStore, Window
+from pipeline.audit.laws import session_hours
 from pipeline.clickhouse import Store
-from pipeline.explain_store import ExplainStore
-from pipeline.explain_subjects import SubjectStore
+from pipeline.explain.store import ExplainStore
+from pipeline.explain.subjects import SubjectStore
 from pipeline.metering.events import MAX_QUANTITY
 from pipeline.metering.meters import Meter, Meters
 from pipeline.metering.session import Facts

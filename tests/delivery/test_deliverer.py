@@ -14,9 +14,9 @@ from typing import Any, Final
 import pytest
 
 from pipeline.codec import encode_rollup
-from pipeline.deliverer import Counts, Deliverer, Rules, deliver_rollups, group_of, posting, read_rollup
-from pipeline.delivery import Target, TargetAway, TargetHalted, Trying
-from pipeline.delivery_targets import OpenMeter, Stripe, Webhook
+from pipeline.delivery.deliverer import Counts, Deliverer, Rules, deliver_rollups, group_of, posting, read_rollup
+from pipeline.delivery.delivery import Target, TargetAway, TargetHalted, Trying
+from pipeline.delivery.targets import OpenMeter, Stripe, Webhook
 from pipeline.embedded import now_ms
 from pipeline.kafka import Begin, GroupReader, OffsetsLost, Record, read_topic
 from pipeline.messages import Message

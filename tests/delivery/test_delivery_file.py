@@ -5,8 +5,8 @@ from typing import Final
 
 import pytest
 
-from pipeline.delivery_file import InvalidTargets, read_target
-from pipeline.delivery_targets import OpenMeter, Stripe, Webhook
+from pipeline.delivery.file import InvalidTargets, read_target
+from pipeline.delivery.targets import OpenMeter, Stripe, Webhook
 from tests.faults.billing import KEY, SECRET
 from tests.metering.builders import METERS
 

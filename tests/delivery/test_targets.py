@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.codec import encode_rollup
-from pipeline.delivery import (
+from pipeline.delivery.delivery import (
     Answer,
     Later,
     Refused,
@@ -20,7 +20,7 @@ from pipeline.delivery import (
     pause_ms,
     retry_after_ms,
 )
-from pipeline.delivery_targets import OpenMeter, Stripe, Webhook
+from pipeline.delivery.targets import OpenMeter, Stripe, Webhook
 from pipeline.metering.rollup import Rollup
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR
 from tests.metering.builders import METERS

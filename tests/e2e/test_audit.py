@@ -9,12 +9,12 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.audit_canary import CANARY, finished_scenario
+from pipeline.audit.canary import CANARY, finished_scenario
 from pipeline.broker import free_port
-from pipeline.cli_audit import audit
-from pipeline.cli_canary import canary
-from pipeline.cli_explain import explain
-from pipeline.cli_query import usage
+from pipeline.cli.audit import audit
+from pipeline.cli.canary import canary
+from pipeline.cli.explain import explain
+from pipeline.cli.query import usage
 from pipeline.clickhouse import Store
 from pipeline.embedded import now_ms
 from pipeline.metering.session import Session

@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 
+from pipeline.gateway.outbox import Outbox
 from pipeline.kafka import create_topics, read_topic
 from pipeline.messages import Message
 from pipeline.metrics import Metrics
-from pipeline.outbox import Outbox
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.brokers import TestBroker, own_candidates, start_broker

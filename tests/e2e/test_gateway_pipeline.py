@@ -19,7 +19,7 @@ from aiohttp import ClientSession, ClientTimeout
 from pipeline.broker import free_port
 from pipeline.clickhouse import Store
 from pipeline.kafka import Record, read_topic
-from pipeline.livekit import canonical
+from pipeline.livekit.webhooks import canonical
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NEVER_MS
 from pipeline.rows import SessionQuery, UsageQuery
 from pipeline.settings import Settings

@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from pipeline.desk import desk_path
-from pipeline.desk_client import RunningUp
+from pipeline.invoices.desk import desk_path
+from pipeline.invoices.desk_client import RunningUp
 from pipeline.settings import Settings
 from tests.e2e.processes import Process, wait_until
 from tests.e2e.test_killed_issuer import books

@@ -17,12 +17,12 @@ from aiohttp import ClientSession, ClientTimeout
 from pipeline.broker import free_port
 from pipeline.clickhouse import Store
 from pipeline.embedded import now_ms
+from pipeline.gateway.projects import LivekitKey
 from pipeline.kafka import create_topics, read_topic
-from pipeline.livekit import canonical
+from pipeline.livekit.reconcile import Run
+from pipeline.livekit.reconcile_store import ReconcileStore
+from pipeline.livekit.webhooks import canonical
 from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
-from pipeline.projects import LivekitKey
-from pipeline.reconcile import Run
-from pipeline.reconcile_store import ReconcileStore
 from pipeline.rows import SessionQuery, SessionRow, UsageQuery
 from pipeline.settings import Settings
 from pipeline.topics import topics

@@ -24,7 +24,7 @@ from livekit.protocol.room import (
     ListRoomsResponse,
 )
 
-from pipeline.projects import LivekitKey, Project
+from pipeline.gateway.projects import LivekitKey, Project
 
 KEY: Final = LivekitKey("APIfake", b"the fake server's secret, long enough")
 #: What of a server's answers must never be kept.

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from pipeline.livekit.reconcile import KnownSession, ListedRoom, OpenSession, Participant
 from pipeline.metering.session import Facts, RoomKey
 from pipeline.metering.timeline import ORPHAN_AFTER_MS, Timeline, newest_restart_ms, timeline
 from pipeline.metering.units import MS_PER_DAY, NEVER_MS
-from pipeline.reconcile import KnownSession, ListedRoom, OpenSession, Participant
 from tests.metering.builders import Document, clock, connected, parsed
 
 KEY: Final = ("acme", "RM_1")

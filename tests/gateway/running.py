@@ -18,12 +18,12 @@ import aiohttp
 import orjson
 
 from pipeline.embedded import load_meters
-from pipeline.gateway import Gateway, make_border, serving
-from pipeline.intake import Border
-from pipeline.janus_memory import JanusMemory
+from pipeline.gateway.intake import Border
+from pipeline.gateway.projects import JanusSource, LivekitKey, Project, Projects
+from pipeline.gateway.server import Gateway, make_border, serving
+from pipeline.janus.memory import JanusMemory
 from pipeline.messages import Message
 from pipeline.metrics import Metrics
-from pipeline.projects import JanusSource, LivekitKey, Project, Projects
 from pipeline.settings import Settings
 from tests.gateway.signing import sign_livekit
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from pipeline.signature import Reason
+from pipeline.gateway.signature import Reason
 
 #: The bodies of one real call, byte for byte as they are sent.
 CALL: Final = tuple(

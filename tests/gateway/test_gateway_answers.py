@@ -6,7 +6,7 @@ import gzip
 import orjson
 import pytest
 
-from pipeline.outbox import OutboxFull
+from pipeline.gateway.outbox import OutboxFull
 from tests.gateway.bodies import JANUS as JANUS_CALL
 from tests.gateway.bodies import event
 from tests.gateway.running import BATCH, JANUS, KEY, SECRET, STRUCTURED, TOKEN, Running, running

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cloudevents import Mode, UnsupportedMode, attributes, mode_of
+from pipeline.gateway.cloudevents import Mode, UnsupportedMode, attributes, mode_of
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 import orjson
 
 from pipeline.embedded import now_ms
+from pipeline.gateway.outbox import Outbox
 from pipeline.kafka import create_topics, partition_of, read_topic
 from pipeline.metrics import Metrics
-from pipeline.outbox import Outbox
 from pipeline.settings import Settings
 from pipeline.topics import topics
 from tests.brokers import EmbeddedTestBroker

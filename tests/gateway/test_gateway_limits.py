@@ -13,7 +13,7 @@ from typing import IO, Final
 import orjson
 import pytest
 
-from pipeline.projects import LivekitKey, Project, Projects
+from pipeline.gateway.projects import LivekitKey, Project, Projects
 from tests.gateway.running import KEY, SECRET, STRUCTURED, TOKEN, Running, running
 from tests.gateway.signing import CALL, sign_livekit
 

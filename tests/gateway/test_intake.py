@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.intake import Disposition, Intake, is_deeper
-from pipeline.janus import JanusAdapter
+from pipeline.gateway.intake import Disposition, Intake, is_deeper
+from pipeline.gateway.projects import Project
+from pipeline.janus.events import JanusAdapter
 from pipeline.messages import EVERY_PARTITION
 from pipeline.metering.events import parse_event
-from pipeline.projects import Project
 from tests.gateway.bodies import JANUS, SECRETS, event, mutated, planted_events, planted_janus, planted_webhooks
 from tests.gateway.running import ACME, NOW_MS, border
 from tests.gateway.signing import CALL

@@ -10,9 +10,9 @@ from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import ListParticipantsRequest, ListRoomsRequest
 
 from pipeline.embedded import now_ms
-from pipeline.livekit_api import TOKEN_LIFETIME_S, ApiAway, ApiRefused, Limits, LivekitApi, access_token
-from pipeline.projects import LivekitKey, Project
-from pipeline.reconcile import ListedRoom, Participant
+from pipeline.gateway.projects import LivekitKey, Project
+from pipeline.livekit.api import TOKEN_LIFETIME_S, ApiAway, ApiRefused, Limits, LivekitApi, access_token
+from pipeline.livekit.reconcile import ListedRoom, Participant
 from tests.faults.livekit_api import KEY, PRIVATE, FakeLivekit, Fault
 
 #: Errors that pass are asked about again at once; nothing here may wait.

@@ -14,12 +14,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.broker import free_port
+from pipeline.gateway.outbox import Outbox, OutboxFull
+from pipeline.gateway.spool import SpoolInUse
 from pipeline.kafka import create_topics, read_topic
 from pipeline.messages import Message
 from pipeline.metrics import Metrics
-from pipeline.outbox import Outbox, OutboxFull
 from pipeline.settings import Settings
-from pipeline.spool import SpoolInUse
 from pipeline.topics import Topic
 from tests.brokers import EmbeddedTestBroker, TestBroker
 from tests.lane import PATIENCE_SECONDS
@@ -31,7 +31,7 @@ import asyncio, sys
 from pathlib import Path
 from pipeline.messages import Message
 from pipeline.metrics import Metrics
-from pipeline.outbox import Outbox
+from pipeline.gateway.outbox import Outbox
 from pipeline.settings import Settings
 async def main():
     settings = Settings(kafka=sys.argv[1], data_dir=Path(sys.argv[2]))

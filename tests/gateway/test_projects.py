@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.projects import InvalidProjects, LivekitKey, Project, Projects, read_projects
+from pipeline.gateway.projects import InvalidProjects, LivekitKey, Project, Projects, read_projects
 
 _SECRET = "planted-secret-of-acme-0123456789"  # noqa: S105 - opens nothing but these tests
 _PASSWORD = "planted-password-of-janus"  # noqa: S105

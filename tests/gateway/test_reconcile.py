@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.metering.units import MS_PER_DAY
-from pipeline.reconcile import (
+from pipeline.livekit.reconcile import (
     STRANGER_FROM_SESSIONS,
     Document,
     Findings,
@@ -15,6 +14,7 @@ from pipeline.reconcile import (
     Question,
     judge,
 )
+from pipeline.metering.units import MS_PER_DAY
 from tests.gateway.ledger import KEY, WINDOW_MS, Ledger, live, silent, there
 from tests.metering.builders import aborted, absent, clock, connected, disconnected, of_room, sampled
 

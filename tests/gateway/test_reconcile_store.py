@@ -14,13 +14,13 @@ import pytest
 from pipeline.clickhouse import Store
 from pipeline.embedded import load_meters, now_ms
 from pipeline.kafka import LogReader, create_topics
+from pipeline.livekit.reconcile import Run
+from pipeline.livekit.reconcile_store import MOST_IDS, ReconcileStore
+from pipeline.livekit.reconciler import reconciling, to_kafka
 from pipeline.metering.session import Facts
 from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
 from pipeline.metrics import Metrics
 from pipeline.producer import Producer
-from pipeline.reconcile import Run
-from pipeline.reconcile_store import MOST_IDS, ReconcileStore
-from pipeline.reconciler import reconciling, to_kafka
 from pipeline.rows import Batch
 from pipeline.settings import Settings
 from pipeline.topics import topics
@@ -29,7 +29,7 @@ from tests.faults.livekit_api import KEY, FakeLivekit, Fault
 from tests.gateway.ledger import Ledger
 from tests.metering.builders import ROOT, Document, clock, connected, disconnected, of_room, sampled
 
-_COMMAND = "from pipeline.cli_reconcile import reconcile; reconcile()"
+_COMMAND = "from pipeline.cli.reconcile import reconcile; reconcile()"
 
 
 @pytest.fixture(scope="module")

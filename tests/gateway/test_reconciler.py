@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from pipeline.clickhouse import StoreUnavailable
 from pipeline.embedded import now_ms
-from pipeline.livekit_api import ApiAway, ApiRefused, Limits, LivekitApi
+from pipeline.gateway.projects import Project
+from pipeline.livekit.api import ApiAway, ApiRefused, Limits, LivekitApi
+from pipeline.livekit.reconcile import Document, ListedRoom, OpenSession, Run
+from pipeline.livekit.reconciler import Outlets, Reconciler
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from pipeline.metrics import Metrics
-from pipeline.projects import Project
-from pipeline.reconcile import Document, ListedRoom, OpenSession, Run
-from pipeline.reconciler import Outlets, Reconciler
 from tests.faults.livekit_api import FakeLivekit
 from tests.gateway.ledger import JOINED, KEY, WINDOW_MS, Ledger, live, silent, there
 from tests.metering.builders import clock, disconnected

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from pipeline.redact import CANONICAL, JANUS, LIVEKIT, Allowed, redact, redact_text
+from pipeline.gateway.redact import CANONICAL, JANUS, LIVEKIT, Allowed, redact, redact_text
 from tests.gateway.bodies import SECRETS, planted_events, planted_janus, planted_webhooks
 
 

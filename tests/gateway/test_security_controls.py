@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from livekit.api import AccessToken
 
-from pipeline import projects as projects_module
-from pipeline.projects import JanusSource, LivekitKey, Project, Projects, read_projects
-from pipeline.signature import BadSignature, verify_livekit
+from pipeline.gateway import projects as projects_module
+from pipeline.gateway.projects import JanusSource, LivekitKey, Project, Projects, read_projects
+from pipeline.gateway.signature import BadSignature, verify_livekit
 from tests.gateway.signing import CALL, body_digest, forgeries, sign_livekit
 
 _ROOT = Path(__file__).parents[2]

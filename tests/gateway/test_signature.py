@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from livekit.api import AccessToken, TokenVerifier, VideoGrants, WebhookReceiver
 
-from pipeline.projects import LivekitKey, Project, Projects
-from pipeline.signature import BadSignature, Reason, verify_livekit
+from pipeline.gateway.projects import LivekitKey, Project, Projects
+from pipeline.gateway.signature import BadSignature, Reason, verify_livekit
 from tests.gateway.signing import CALL, Forgery, base64url, body_digest, forgeries, mutations, sign_livekit, sign_parts
 
 _NOW_S = 1_790_000_000

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pipeline.gateway.spool import Entry, Spool, Spooled, SpoolFull, SpoolInUse, SpoolUnavailable, size_bytes
 from pipeline.messages import Message
-from pipeline.spool import Entry, Spool, Spooled, SpoolFull, SpoolInUse, SpoolUnavailable, size_bytes
 
 LIMIT_BYTES = 3_000
 EVERYTHING = (0, 1_000_000, 1_000_000_000)
@@ -32,7 +32,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from pipeline.messages import Message
-from pipeline.spool import Entry, Spool
+from pipeline.gateway.spool import Entry, Spool
 spool = Spool(Path(sys.argv[1]), 1 << 30)
 while True:
     first = spool.last_seq + 1
@@ -44,7 +44,7 @@ CRAMPED_WRITER = """
 import resource, sys
 from pathlib import Path
 from pipeline.messages import Message
-from pipeline.spool import Entry, Spool, SpoolUnavailable
+from pipeline.gateway.spool import Entry, Spool, SpoolUnavailable
 spool = Spool(Path(sys.argv[1]), 1 << 30)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
@@ -162,7 +162,9 @@ def test_a_commit_is_on_the_disk_before_it_returns(tmp_path: Path) -> None:
 def test_a_spool_has_one_owner(tmp_path: Path) -> None:
     """Two would send its messages in turns; the second is told what to do."""
     spool = Spool(tmp_path, LIMIT_BYTES)
-    opening = "import sys; from pathlib import Path; from pipeline.spool import Spool; Spool(Path(sys.argv[1]), 1)"
+    opening = (
+        "import sys; from pathlib import Path; from pipeline.gateway.spool import Spool; Spool(Path(sys.argv[1]), 1)"
+    )
     second = subprocess.run([sys.executable, "-c", opening, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "SpoolInUse" in second.stderr
     assert "a data directory of its own" in second.stderr

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.janus import JanusAdapter
-from pipeline.janus_memory import JanusMemory
+from pipeline.janus.events import JanusAdapter
+from pipeline.janus.memory import JanusMemory
 from pipeline.metering.events import InvalidEvent, parse_event
 from pipeline.metering.meters import parse_meters
 from pipeline.metering.session import Facts

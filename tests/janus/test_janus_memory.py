@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.janus import JanusAdapter
-from pipeline.janus_memory import JanusMemory, MemoryUnavailable
+from pipeline.janus.events import JanusAdapter
+from pipeline.janus.memory import JanusMemory, MemoryUnavailable
 
 _ROOT: Final = Path(__file__).parents[2]
 _CAPTURE: list[dict[str, Any]] = json.loads((_ROOT / "schemas" / "recordings" / "janus-capture.json").read_text())
@@ -19,8 +19,8 @@ _CAPTURE: list[dict[str, Any]] = json.loads((_ROOT / "schemas" / "recordings" / 
 _KILLED: Final = """
 import json, os, signal, sys
 from pathlib import Path
-from pipeline.janus import JanusAdapter
-from pipeline.janus_memory import JanusMemory
+from pipeline.janus.events import JanusAdapter
+from pipeline.janus.memory import JanusMemory
 
 events = json.loads(Path(sys.argv[1]).read_text())
 adapter, memory = JanusAdapter("acme"), JanusMemory(Path(sys.argv[2]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.janus import JanusAdapter
+from pipeline.janus.events import JanusAdapter
 from pipeline.metering.events import InvalidEvent, Reason, parse_event
 from pipeline.metering.meters import parse_meters
 from pipeline.metering.session import Facts

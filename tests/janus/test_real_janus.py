@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.janus import JanusAdapter
+from pipeline.janus.events import JanusAdapter
 from pipeline.metering.events import Reason
 from pipeline.metering.session import Facts
 from pipeline.metering.units import div_ceil

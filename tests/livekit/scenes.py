@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any, Final
 
-from pipeline.livekit import DEFAULT, Policy, canonical
+from pipeline.livekit.webhooks import DEFAULT, Policy, canonical
 from pipeline.metering.session import Facts
 from pipeline.metering.units import NEVER_MS
 from pipeline.metering.usage import usage

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.livekit import canonical
+from pipeline.livekit.webhooks import canonical
 from tests.livekit.webhooks import CALL, minutes_of
 
 _ROOM = "RM_7Yk3hQpWvTzD"

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pipeline.livekit import canonical
+from pipeline.livekit.webhooks import canonical
 from pipeline.metering.events import InvalidEvent, Reason, parse_event
 from tests.livekit.webhooks import CALL, data_of, ingress, joined, webhook
 from tests.metering.builders import METERS

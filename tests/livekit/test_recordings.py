@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.livekit import canonical
+from pipeline.livekit.webhooks import canonical
 from tests.livekit.webhooks import T0_S, data_of, egress, minutes_of, ns, webhook
 
 

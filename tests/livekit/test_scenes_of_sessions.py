@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.livekit import DEFAULT, KeepAll, Policy
+from pipeline.livekit.webhooks import DEFAULT, KeepAll, Policy
 from tests.livekit.scenes import minutes_of
 from tests.livekit_server import PLANTED, LivekitServer
 

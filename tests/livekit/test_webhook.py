@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.livekit import EVENTS, canonical
+from pipeline.livekit.webhooks import EVENTS, canonical
 from pipeline.metering.events import InvalidEvent, Reason
 from pipeline.metering.units import format_time
 from tests.livekit.webhooks import CALL, T0_S, data_of, egress, joined, webhook

@@ -20,10 +20,10 @@ from livekit.protocol.ingress import IngressState
 from livekit.protocol.models import DisconnectReason, ParticipantInfo, RoomEndReason
 from livekit.protocol.webhook import WebhookEvent
 
-from pipeline import livekit_protocol as protocol
-from pipeline.livekit import EVENTS, canonical
-from pipeline.livekit_protocol import FIELDS, unknown_fields
-from pipeline.livekit_wire import snake
+from pipeline.livekit import protocol
+from pipeline.livekit.protocol import FIELDS, unknown_fields
+from pipeline.livekit.webhooks import EVENTS, canonical
+from pipeline.livekit.wire import snake
 from pipeline.metering.events import InvalidEvent, Reason, parse_event
 from tests.livekit_server import PLANTED, LivekitServer
 from tests.metering.builders import METERS, ROOT

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from pipeline.livekit import canonical
+from pipeline.livekit.webhooks import canonical
 from pipeline.metering.units import MS_PER_DAY
 from pipeline.metering.usage import usage
 from tests.metering.builders import METERS, ROOT, facts_of, parsed

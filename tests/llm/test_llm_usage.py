@@ -8,7 +8,9 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from pipeline import llm_litellm, llm_openai, llm_otlp
+from pipeline.llm import litellm as llm_litellm
+from pipeline.llm import openai as llm_openai
+from pipeline.llm import otlp as llm_otlp
 from pipeline.metering.events import Event, InvalidEvent, Reason, parse_event
 from pipeline.sources import UnreadableFile, detect_format, read_events
 from tests.metering.builders import METERS, ROOT

@@ -11,7 +11,7 @@ from tests.metering.builders import ROOT
 #: A digest of whatever depends on a calendar: periods, months, texts of times, and the bill of a log over month ends.
 _PROGRAM: Final = """
 import hashlib, itertools, time
-from pipeline.invoice_text import minute, month_name
+from pipeline.invoices.text import minute, month_name
 from pipeline.metering.limits import period
 from pipeline.metering.months import Month
 from pipeline.metering.units import MS_PER_HOUR, format_time, month_of, next_month, parse_time

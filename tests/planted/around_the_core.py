@@ -71,7 +71,7 @@ AROUND: Final = (
     ),
     Bug(
         "a session is keyed by the participant's identity",
-        "pipeline/livekit.py",
+        "pipeline/livekit/webhooks.py",
         (
             (
                 '"session": wire.identifier(participant, "sid"),',
@@ -82,7 +82,7 @@ AROUND: Final = (
     ),
     Bug(
         "a job is metered before its agent connects",
-        "pipeline/livekit.py",
+        "pipeline/livekit/webhooks.py",
         (
             ("EventType.JOB_ENDED if has_ended else EventType.JOB_DISPATCHED,", "EventType.SESSION_CONNECTED,"),
             ('            "job": job_id,\n', '            "session": job_id,\n            "kind": "agent",\n'),
@@ -91,7 +91,7 @@ AROUND: Final = (
     ),
     Bug(
         "an unknown kind is billed as a participant",
-        "pipeline/livekit.py",
+        "pipeline/livekit/webhooks.py",
         (
             (
                 'return _KINDS.get(name) or (f"livekit_{unknown}" if unknown in KINDS else unknown)',
@@ -102,7 +102,7 @@ AROUND: Final = (
     ),
     Bug(
         "an error of the server is taken for an empty answer",
-        "pipeline/reconciler.py",
+        "pipeline/livekit/reconciler.py",
         (
             (
                 "findings = Findings(Outcome.AWAY if isinstance(error, ApiAway) else Outcome.REFUSED)",
@@ -113,19 +113,19 @@ AROUND: Final = (
     ),
     Bug(
         "a room that did not answer is taken for empty",
-        "pipeline/reconcile.py",
+        "pipeline/livekit/reconcile.py",
         (("return not silent or (room in names and names[room] not in silent)", "return True"),),
         f"{_RECONCILE}a_room_that_does_not_answer_ends_nothing_and_the_others_are_judged",
     ),
     Bug(
         "one answer without a session is enough to end it",
-        "pipeline/reconcile.py",
+        "pipeline/livekit/reconcile.py",
         (("if previous and key in previous.missing and ", "if previous and "),),
         f"{_RECONCILE}a_session_missing_once_is_not_absent",
     ),
     Bug(
         "a webhook is answered before it is kept",
-        "pipeline/gateway.py",
+        "pipeline/gateway/server.py",
         (
             (
                 "                await self._outbox.accept(intake.messages)\n",
@@ -139,7 +139,7 @@ AROUND: Final = (
     ),
     Bug(
         "a webhook that cannot be kept is answered as if it were",
-        "pipeline/gateway.py",
+        "pipeline/gateway/server.py",
         (
             (
                 '                raise Problem(503, "nothing can be kept now; try again", wait) from None\n',
@@ -150,13 +150,13 @@ AROUND: Final = (
     ),
     Bug(
         "an error of the disk is swallowed",
-        "pipeline/outbox.py",
+        "pipeline/gateway/outbox.py",
         (("            raise OutboxFull(str(error)) from error\n", "            return\n"),),
         "tests/gateway/test_outbox.py::test_a_disk_that_takes_no_more_is_a_refusal_and_passes",
     ),
     Bug(
         "the body says who pays, and not the token",
-        "pipeline/intake.py",
+        "pipeline/gateway/intake.py",
         (("return None if isinstance(named, str) and named != project else document", "return document"),),
         "tests/gateway/test_intake.py::test_another_project_is_refused",
     ),

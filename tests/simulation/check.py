@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipeline import codec
+from pipeline.livekit.reconcile import Document
 from pipeline.metering.quantities import Held, Quantities, Transferred
 from pipeline.metering.rollup import Rollup, follows
 from pipeline.metering.session import Room, Session
 from pipeline.metering.timeline import newest_restart_ms, timeline
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, NEVER_MS, NOT_SEEN_MS, format_time
 from pipeline.metering.usage import CellKey, increments_by_hour, metered_until_ms
-from pipeline.reconcile import Document
 from tests.metering.builders import METERS
 from tests.oracle import MeterHour, SessionHour, oracle, oracle_sessions
 from tests.oracle_counted import read_time

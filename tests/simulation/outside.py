@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clickhouse import StoreError, StoreUnavailable
+from pipeline.gateway.projects import Project
 from pipeline.kafka import partition_of
-from pipeline.livekit_api import ApiAway, ApiRefused
+from pipeline.livekit.api import ApiAway, ApiRefused
+from pipeline.livekit.reconcile import Document, KnownSession, ListedRoom, OpenSession, Participant, Run
+from pipeline.livekit.reconciler import Outlets
 from pipeline.messages import EVERY_PARTITION, lifecycle_message
 from pipeline.metering.session import Room
 from pipeline.metering.timeline import newest_restart_ms, timeline
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, format_time
-from pipeline.projects import Project
-from pipeline.reconcile import Document, KnownSession, ListedRoom, OpenSession, Participant, Run
-from pipeline.reconciler import Outlets
 from pipeline.simulator import TrueSession, simulate
 from tests.oracle_counted import read_time
 from tests.simulation.faults import Fault
@@ -173,7 +173,7 @@ class MediaServer:
 
 
 class Knowledge:
-    """What the store knows, as reconciliation asks for it: pipeline/reconcile_store.py, from the stored facts."""
+    """What the store knows, as reconciliation asks (pipeline/livekit/reconcile_store.py), from the stored facts."""
 
     def __init__(self, process: "ReconcilerProcess") -> None:
         """Ask for a process."""

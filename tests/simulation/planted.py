@@ -16,12 +16,12 @@ import pyarrow as pa
 import pipeline.emitter
 from pipeline.clickhouse import StoreError, StoreUnavailable
 from pipeline.emitter import Emission, Emitter
-from pipeline.livekit_api import ApiAway, ApiRefused
+from pipeline.livekit.api import ApiAway, ApiRefused
+from pipeline.livekit.reconcile import ListedRoom, Pass, Run
+from pipeline.livekit.reconciler import Reconciler
 from pipeline.metering.rollup import Rollup, watermark_ms
 from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.usage import CellKey
-from pipeline.reconcile import ListedRoom, Pass, Run
-from pipeline.reconciler import Reconciler
 from pipeline.rows import Batch, ChangeQuery, Changes
 from pipeline.tracker import ACCEPTED, IGNORED, DeadLetter, Record, Tracker
 from pipeline.tracker import Changes as Tracked

@@ -17,8 +17,8 @@ import pipeline.emitter
 import pipeline.kafka
 from pipeline.emitter import Emission, Emitter
 from pipeline.kafka import KafkaAway, Record
+from pipeline.livekit.reconciler import Reconciler
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NEVER_MS, format_time
-from pipeline.reconciler import Reconciler
 from tests.simulation.actors import EmitterProcess, SimulatedWorker, WorkerProcess
 from tests.simulation.check import Watch, verify
 from tests.simulation.faults import Fault

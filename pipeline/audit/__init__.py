@@ -1,0 +1,1 @@
+"""The audit: conservation laws over all that is stored, read-only."""

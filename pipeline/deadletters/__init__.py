@@ -1,0 +1,1 @@
+"""Dead letters: what cannot be an event, kept whole, listed and replayed."""

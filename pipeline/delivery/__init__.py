@@ -1,0 +1,1 @@
+"""Deliveries: rollups to billing systems, at least once under their ids."""

@@ -1,0 +1,1 @@
+"""Explanations: a billed minute followed down to its rule and its events."""

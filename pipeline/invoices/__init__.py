@@ -1,0 +1,1 @@
+"""Invoices: made, numbered, frozen, and written as documents."""

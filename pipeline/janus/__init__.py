@@ -1,0 +1,1 @@
+"""Janus: batches of its event handler, as canonical events."""

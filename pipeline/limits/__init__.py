@@ -1,0 +1,1 @@
+"""Limits: watched in the stream, told once, served from memory."""

@@ -1,0 +1,1 @@
+"""LiveKit: its webhooks, its messages and its server API, as canonical events."""

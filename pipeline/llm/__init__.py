@@ -1,0 +1,1 @@
+"""Usage of LLMs: gateway logs, answers and OTLP metrics, as usage events."""
