@@ -39,7 +39,7 @@ _FACTS: Final[dict[str, dict[str, Any]]] = {
     "kind": {"kind": "participant"},
     "number": {"number": "+15550100"},
     "agent": {"agent": "zz"},
-    "identity": {"identity": "zz"},
+    "identity": {"identity": "zz", "last_seen_ms": _HOUR_MS},  # of what was last seen long ago, it is forgotten
     "region": {"region": "zz"},
     "bytes_in": {"bytes_in": 2**40},
     "bytes_out": {"bytes_out": 2**40},

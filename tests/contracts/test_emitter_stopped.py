@@ -11,11 +11,11 @@ from tests.lane import PATIENCE_SECONDS
 from tests.metering.builders import clock
 
 #: Calls of the store and the producer in a run that emits two hours: each is a step before which it may stop.
-_STEPS = 12
+_STEPS = 13
 #: The first of them before which something was read of the store, that can be out of date after a pause.
 _FIRST_READ = 3
 #: The first of them that leaves a trace: from here on proposals are in the decision log, or under way to it.
-_FIRST_TRACE = 7
+_FIRST_TRACE = 8
 
 
 async def test_a_run_has_as_many_steps_as_the_tests_below_take(stage: Stage) -> None:
