@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pipeline.console import health, picture, words
-from pipeline.console.alarms import evidence
 from pipeline.console.access import is_loopback
+from pipeline.console.alarms import evidence
 from pipeline.console.questions import Alert, Progress
 from pipeline.explain.sessions import Explanation, Known, explain
 from pipeline.metering.timeline import ORPHAN_AFTER_MS
