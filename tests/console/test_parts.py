@@ -2,7 +2,7 @@
 
 import hashlib
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -161,6 +161,6 @@ def test_nothing_known_is_no_picture() -> None:
 
 def test_evidence_that_an_alert_lacks_is_not_shown() -> None:
     """A session without an identity has no line for it; a count of zero has one."""
-    nothing = dict.fromkeys(Alert._fields, "")
+    nothing: dict[str, Any] = dict.fromkeys(Alert._fields, "")
     alert = Alert(**nothing | {"evidence": '{"identity":"","room":"RM_1","sessions_begun":0,"agent":null}'})
     assert evidence(alert) == [("room", "RM_1"), ("sessions begun", "0")]
