@@ -3,8 +3,8 @@
 The part of the last hour is compared with the usual part of earlier hours by Laney's p'-chart: the chart for binomial
 parts, widened by how much more the earlier hours varied than chance would have them. D. B. Laney, "Improved Control
 Charts for Attributes", Quality Engineering 14 (2002). The usual part is a median and the width a median deviation,
-since earlier hours may have been anomalous too. How far the last hour lies out is the root of its deviance, since limits of
-binomial deviations are crossed by chance where little is expected.
+since earlier hours may have been anomalous too. How far the last hour lies out is the root of its deviance: where
+little is expected, chance often crosses limits in binomial deviations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -125,8 +125,8 @@ def _score(found: Part, part: int) -> int:
 def _surprise(found: Part, part: int) -> int:
     """Return how far a count lies above the expected one, in standard deviations, in thousandths; 0 where it is below.
 
-    The root of the deviance (S. S. Wilks, 1938), which is right far out too: 5 where 0.4 are expected are 7 binomial
-    standard deviations, and as seldom as 4 normal ones.
+    The root of the deviance, as right far out as in the middle: 5 where 0.4 are expected are 7 binomial standard
+    deviations, yet no rarer than 4 normal ones. S. S. Wilks, Annals of Mathematical Statistics 9 (1938).
     """
     some, total = found
     if some * _MILLION <= total * part:
