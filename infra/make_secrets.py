@@ -16,13 +16,19 @@ USERS = """<!-- Made by make_secrets.py: digests of the passwords of ClickHouse'
     <users>
         <admin><password_sha256_hex>{admin}</password_sha256_hex></admin>
         <roommeter><password_sha256_hex>{roommeter}</password_sha256_hex></roommeter>
+        <console><password_sha256_hex>{console}</password_sha256_hex></console>
         <grafana><password_sha256_hex>{grafana}</password_sha256_hex></grafana>
     </users>
 </clickhouse>
 """
-PROJECTS = """# Who may send to the gateway: see infra/connect.md. Restart the gateway after a change.
+PROJECTS = """# Who may send to the gateway (infra/connect.md), and who may look at the console (infra/console.md).
+# Restart both after a change.
 [projects.demo]
 tokens = [{{sha256 = "{token}"}}]
+
+[[operators]]
+name = "operator"
+sha256 = "{operator}"
 """
 
 
@@ -33,16 +39,19 @@ def digest(text: str) -> str:
 
 def contents() -> dict[str, str]:
     """Return new secrets by the names of their files."""
-    admin, roommeter, grafana, signing_in, token = (secrets.token_urlsafe(32) for _ in range(5))
+    admin, roommeter, console, grafana, signing_in, token, operator = (secrets.token_urlsafe(32) for _ in range(7))
+    users = {"admin": admin, "roommeter": roommeter, "console": console, "grafana": grafana}
     return {
         "roommeter_store": f"http://roommeter:{roommeter}@clickhouse:8123",
         "roommeter_admin_store": f"http://admin:{admin}@clickhouse:8123",
         "clickhouse_admin_password": admin,
-        "clickhouse_users.xml": USERS.format(admin=digest(admin), roommeter=digest(roommeter), grafana=digest(grafana)),
+        "roommeter_console_store": f"http://console:{console}@clickhouse:8123",
+        "clickhouse_users.xml": USERS.format(**{name: digest(password) for name, password in users.items()}),
         "grafana_clickhouse_password": grafana,
         "grafana_admin_password": signing_in,
         "demo_token": token,
-        "projects.toml": PROJECTS.format(token=digest(token)),
+        "console_token": operator,
+        "projects.toml": PROJECTS.format(token=digest(token), operator=digest(operator)),
     }
 
 

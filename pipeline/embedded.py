@@ -41,7 +41,7 @@ from pipeline.producer import Producer
 from pipeline.resources import schemas
 from pipeline.settings import Settings
 from pipeline.topics import topics
-from pipeline.watch import Probe, emitter_probe, limiter_probe, watch_forever, worker_probe
+from pipeline.watch import Probe, emitter_probe, limiter_probe, watch_part, worker_probe
 from pipeline.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -191,8 +191,7 @@ async def emit_forever(system: System, clock: Callable[[], int] = now_ms) -> Non
 @asynccontextmanager
 async def _watched(system: System, part: str, probe: Probe) -> AsyncIterator[None]:
     """Watch a part while the block runs: its condition `<part>_progress` is unmet while it stands still."""
-    excuses = {"broker", "clickhouse", "dead_letter_limit", part}
-    watch = watch_forever(system.readiness, f"{part}_progress", excuses, probe, system.settings.stall_after_ms)
+    watch = watch_part(system.readiness, part, probe, system.settings.stall_after_ms)
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch)
         yield
@@ -270,7 +269,7 @@ async def watch_anomalies(system: System, watch: Watch) -> None:
 async def alerter(settings: Settings) -> AsyncIterator[System]:
     """Run one alerter. Raises what is wrong with its files, and what ends it."""
     watch = read_watch(settings, load_meters(settings), settings.secrets(os.environ))
-    async with connected(settings, "alerter") as system, asyncio.TaskGroup() as tasks:
+    async with connected(settings, "alerter", "alerter_progress") as system, asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch_anomalies(system, watch))
         yield system
         watching.cancel()
@@ -335,8 +334,8 @@ async def up(settings: Settings) -> AsyncIterator[System]:
     watch = read_watch(settings, load_meters(settings), secrets)
     limits = watch.limits
     page = None if limits is None else LimitsPage()
-    watched_limits = () if limits is None else ("limiter", "limiter_progress")
-    conditions = ("gateway", *Worker.CONDITIONS, "emitter", "emitter_progress", "alerter", *watched_limits)
+    parts = ("emitter", "alerter") if limits is None else ("emitter", "alerter", "limiter")
+    conditions = ("gateway", *Worker.CONDITIONS, *parts, *(f"{part}_progress" for part in parts))
     async with (
         embedded_broker(settings) as (effective, embedded),
         connected(effective, *conditions, page=page) as system,

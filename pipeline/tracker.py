@@ -182,7 +182,8 @@ class Tracker:
     def evict(self, now_ms: int) -> dict[int, list[ChangelogEntry]]:
         """Forget rooms that ended and rest; the store keeps their facts, so a late event still bills right.
 
-        A room with a live session stays until it was last seen before the correction window.
+        A room with a live session stays until it was last seen before the correction window; so does one to which a
+        session connects late, when its end is forgotten here: it looks live, and only the store knows better.
         """
         entries: defaultdict[int, list[ChangelogEntry]] = defaultdict(list)
         for number, facts in self.partitions.items():

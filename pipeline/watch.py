@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+from pipeline.alerts.alerter import SETTLE_MS
 from pipeline.http import Readiness
 from pipeline.kafka import KafkaAway, TopicMismatch, backlogs
-from pipeline.metering.units import MS_PER_HOUR, MS_PER_SECOND, hour_of
+from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, MS_PER_SECOND, hour_of
 from pipeline.metrics import Metrics
 from pipeline.progress import Look, Progress, Work
 from pipeline.settings import Settings
@@ -55,6 +56,12 @@ async def watch_forever(
             readiness.unset(condition, reason)
         else:
             readiness.set(condition)
+
+
+async def watch_part(readiness: Readiness, part: str, probe: Probe, patience_ms: int) -> None:
+    """Watch a part: its condition `<part>_progress` is unmet while it stands still, and nothing else says why."""
+    excuses = {"broker", "clickhouse", "dead_letter_limit", part}
+    await watch_forever(readiness, f"{part}_progress", excuses, probe, patience_ms)
 
 
 def worker_probe(
@@ -109,5 +116,17 @@ def limiter_probe(settings: Settings, as_of_ms: Callable[[], int | None], clock:
         as_of = as_of_ms() or 0
         work: dict[str, Work] = {"seconds not evaluated": Work(as_of, max(0, clock() - as_of) // MS_PER_SECOND)}
         return Look(work, _IN_HAND * settings.stall_after_ms)
+
+    return probe
+
+
+def alerter_probe(settings: Settings, as_of_ms: Callable[[], int], clock: Callable[[], int]) -> Probe:
+    """Look at an alerter: the moment up to which it has looked, and the minutes since; 0 is before the first."""
+
+    async def probe() -> Look:
+        as_of, now_ms = as_of_ms(), clock()
+        waiting_ms = now_ms - SETTLE_MS - as_of if as_of else MS_PER_MINUTE
+        work: dict[str, Work] = {"minutes not looked at": Work(as_of, max(0, waiting_ms) // MS_PER_MINUTE)}
+        return Look(work, _IN_HAND * settings.stall_after_ms + settings.alert_interval_ms)
 
     return probe

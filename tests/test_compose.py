@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.console.asking import BOUNDS
 from pipeline.settings import Settings
 from tests.brokers import _JVM, _VERSION, kafka_jars, own_candidates
 from tests.metering.builders import ROOT
@@ -126,13 +127,27 @@ def test_versions_are_those_that_the_tests_run_on(rendered: dict[str, Any]) -> N
 
 
 def test_prometheus_asks_every_process_of_ours_that_stays(rendered: dict[str, Any]) -> None:
-    """By the names and the port of the file."""
+    """By the names and the port of the file; the console shows the metrics of others and has none."""
     jobs = yaml.safe_load((_INFRA / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     [asked] = next(job for job in jobs if job["job_name"] == "roommeter")["dns_sd_configs"]
-    staying = {name for name, service in rendered["services"].items() if _is_ours(service)} - {"migrate"}
+    staying = {name for name, service in rendered["services"].items() if _is_ours(service)} - {"migrate", "console"}
     assert set(asked["names"]) == staying
     for name in staying:
         assert rendered["services"][name]["environment"]["ROOMMETER_HTTP_PORT"] == str(asked["port"])
+
+
+def test_the_console_is_asked_on_its_own_port_and_asks_the_others_on_theirs(rendered: dict[str, Any]) -> None:
+    """It is published, so it listens on every address, where it wants tokens: somebody has to have one."""
+    services = rendered["services"]
+    console = services["console"]
+    assert f"127.0.0.1:{Settings().console_port}/healthz" in console["healthcheck"]["test"][-1]
+    assert [(port["target"], port["published"]) for port in console["ports"]] == [(8132, "8132")]
+    assert console["environment"]["ROOMMETER_CONSOLE_HOST"] == "0.0.0.0"  # noqa: S104 - inside a container
+    assert console["environment"]["ROOMMETER_PROJECTS_FILE"] == "/run/secrets/projects.toml"
+    asked = console["environment"]["ROOMMETER_CONSOLE_METRICS"].split(",")
+    names = ("worker", "emitter", "auditor", "alerter")
+    ports = {name: services[name]["environment"]["ROOMMETER_HTTP_PORT"] for name in names}
+    assert asked == [f"http://{name}:{port}/metrics" for name, port in ports.items()]
 
 
 def test_kafkas_own_start_takes_what_the_file_says(rendered: dict[str, Any], tmp_path: Path) -> None:
@@ -194,13 +209,23 @@ def test_our_processes_may_do_what_the_role_of_writers_may_and_no_more(rendered:
     assert holders == ["migrate"]
 
 
-def test_dashboards_can_only_read() -> None:
-    """Their profile is read-only and bounded, and they are granted one database."""
+@pytest.mark.parametrize("name", ["console", "grafana"])
+def test_what_only_shows_can_only_read(rendered: dict[str, Any], name: str) -> None:
+    """Its profile is read-only and bounded, it is granted one database, and it has no other user's address."""
     users = _xml("users.xml")
-    assert users.findtext("users/grafana/profile") == "reader"
+    assert users.findtext(f"users/{name}/profile") == "reader"
+    stores = [one["source"] for one in rendered["services"][name]["secrets"] if one["source"].endswith("_store")]
+    assert stores == {"console": ["roommeter_console_store"], "grafana": []}[name]
     assert users.findtext("profiles/reader/readonly") == "2"
     assert users.findtext("profiles/reader/max_execution_time")
-    assert [query.text for query in users.findall("users/grafana/grants/query")] == ["GRANT SELECT ON roommeter.*"]
+    assert [query.text for query in users.findall(f"users/{name}/grants/query")] == ["GRANT SELECT ON roommeter.*"]
+
+
+def test_the_bounds_of_the_consoles_questions_are_within_those_of_readers() -> None:
+    """ClickHouse refuses a query that asks for more than its user's profile allows."""
+    users = _xml("users.xml")
+    for setting, asked in BOUNDS.items():
+        assert int(asked) <= int(users.findtext(f"profiles/reader/constraints/{setting}/max") or 0)
 
 
 def test_backups_go_to_their_own_volume(rendered: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pipeline.clickhouse import chdb_directory
-from pipeline.gateway.projects import read_projects
+from pipeline.gateway.projects import Viewer, read_projects
 from pipeline.settings import Settings
 from tests.metering.builders import ROOT
 
@@ -113,7 +113,7 @@ def test_secrets_are_made_for_their_owner_and_group(maker: ModuleType, tmp_path:
 
 
 def test_the_passwords_of_both_sides_agree(maker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ClickHouse knows the digest of what our processes and Grafana say; the gateway that of the demo's token."""
+    """ClickHouse knows digests of what our processes and Grafana say; gateway and console those of their tokens."""
     maker.make(tmp_path)
     files = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     monkeypatch.setenv("ROOMMETER_SECRETS_DIR", str(tmp_path / "secrets"))
@@ -124,12 +124,15 @@ def test_the_passwords_of_both_sides_agree(maker: ModuleType, tmp_path: Path, mo
         ("roommeter", store.partition("roommeter:")[2].partition("@")[0]),
         ("admin", files["clickhouse_admin_password"]),
         ("admin", files["roommeter_admin_store"].partition("admin:")[2].partition("@")[0]),
+        ("console", files["roommeter_console_store"].partition("console:")[2].partition("@")[0]),
         ("grafana", files["grafana_clickhouse_password"]),
     ):
         assert known.findtext(f"users/{user}/password_sha256_hex") == hashlib.sha256(password.encode()).hexdigest()
     projects = read_projects(tmp_path / "secrets" / "projects.toml", {})
     assert list(projects.names()) == ["demo"]
     assert hashlib.sha256(files["demo_token"].encode()).hexdigest() in files["projects.toml"]
+    assert projects.viewer(files["console_token"]) == Viewer("operator", None)
+    assert projects.viewer(files["demo_token"]) is None
 
 
 def test_secrets_are_never_overwritten(maker: ModuleType, tmp_path: Path) -> None:

@@ -216,9 +216,9 @@ def test_without_asyncio_lost_events_are_handed_back_too() -> None:
     assert threading.active_count() == before
 
 
-_SHOWN: Final = {
-    "help(roommeter)": "\n".join(line for line in str(roommeter.__doc__).splitlines() if line.startswith("    "))
-} | {
+#: What help(roommeter) shows of sending; reading comes after it.
+_SENDING: Final = str(roommeter.__doc__).partition("What was metered")[0].splitlines()
+_SHOWN: Final = {"help(roommeter)": "\n".join(line for line in _SENDING if line.startswith("    "))} | {
     f"{path} {number}": block
     for path in ("README.md", "infra/examples/README.md")
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL), start=1)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline import codec
 from pipeline.metering.events import Reason
 from pipeline.metering.session import Facts, Room
+from pipeline.metering.timeline import is_live
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, format_time
 from pipeline.tracker import Changes, Policy, Tracker
 from tests.metering.builders import (
@@ -264,6 +265,17 @@ def test_an_event_after_eviction_bills_as_if_nothing_had_been_forgotten(
     assert tracker.count() == (0, 0)
     after = _facts_of_rows(tracker.apply(map(_record, late)))
     assert joined([before, after]) == _expected([*log, *late])
+
+
+def test_a_session_that_connects_late_to_a_forgotten_room_is_live_in_memory_alone() -> None:
+    """R5: the room's end is in the store, which bills by it; whoever rebuilds its memory from there knows it too."""
+    tracker = _tracker()
+    stored = [deepcopy(_facts_of_rows(tracker.apply(map(_record, _CLOSED))))]
+    tracker.evict(_NOW_MS + _REST_MS)
+    stored.append(_facts_of_rows(tracker.apply([_record(connected("14:05:00", session="PA_2"))])))
+    [room] = joined(stored).rooms.values()
+    assert tracker.count() == (1, 1)
+    assert not is_live(room.sessions["PA_2"], room)
 
 
 def test_partitions_that_another_worker_owns_are_forgotten() -> None:

@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from pipeline.alerts.alerter import SETTLE_MS
 from pipeline.http import Readiness
 from pipeline.kafka import KafkaAway
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE
 from pipeline.metrics import Metrics
 from pipeline.progress import Look, Work
 from pipeline.settings import Settings
-from pipeline.watch import Probe, emitter_probe, limiter_probe, watch_forever
+from pipeline.watch import Probe, alerter_probe, emitter_probe, limiter_probe, watch_forever
 from tests.lane import eventually
 
 _SETTINGS: Final = Settings.model_construct()
@@ -45,6 +46,16 @@ async def test_a_limiter_shows_the_seconds_that_it_has_not_evaluated() -> None:
     for behind_ms, waiting in ((999, 0), (7_500, 7)):
         look = await limiter_probe(_SETTINGS, lambda: _NOON_MS, lambda: _NOON_MS + behind_ms)()  # noqa: B023
         assert look.work["seconds not evaluated"] == Work(_NOON_MS, waiting)
+
+
+async def test_an_alerter_shows_the_minutes_that_it_has_not_looked_at() -> None:
+    """None while it is up to date; events are given time to arrive, and before the first look one minute waits."""
+    for behind_ms, waiting in ((MS_PER_MINUTE + SETTLE_MS - 1, 0), (3 * MS_PER_MINUTE + SETTLE_MS, 3)):
+        look = await alerter_probe(_SETTINGS, lambda: _NOON_MS, lambda: _NOON_MS + behind_ms)()  # noqa: B023
+        assert look.work["minutes not looked at"] == Work(_NOON_MS, waiting)
+    first = await alerter_probe(_SETTINGS, lambda: 0, lambda: _NOON_MS)()
+    assert first.work["minutes not looked at"] == Work(0, 1)
+    assert first.slack_ms == 4 * _SETTINGS.stall_after_ms + _SETTINGS.alert_interval_ms
 
 
 async def _watched(probe: Probe, until: Callable[[Readiness], bool], *unmet: str) -> Readiness:

@@ -29,6 +29,7 @@ from pipeline.producer import Producer
 from pipeline.resources import schemas
 from pipeline.settings import Settings
 from pipeline.topics import topics
+from pipeline.watch import alerter_probe, watch_part
 
 _log: Final = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ async def alert_forever(
     parts = (reader.read, AlertStore(store), producer, metrics, clock)
     alerter = Alerter(settings, watch.meters, watch.rules, watch.plans, *parts)
     readiness.set("alerter")
+    probe = alerter_probe(settings, lambda: alerter.as_of_ms, clock)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch_part(readiness, "alerter", probe, settings.stall_after_ms))
         if watch.webhook is not None:
             tasks.create_task(deliver_alerts(settings, watch.webhook, metrics, clock))
         try:

@@ -69,9 +69,10 @@ async def test_the_end_of_an_open_session_settles_its_hour(stage: Stage) -> None
 
 
 async def test_an_orphan_gives_back_what_cannot_be_shown(stage: Stage) -> None:
-    """R9: after a day of silence its end is presumed where it was last seen."""
+    """R9: after a day of silence its end is presumed where it was last seen, though nothing was ingested since."""
     stage.agent("PA_1", "14:10:00", last_seen_ms=clock("14:20:00"))
     assert told(await stage.emit()) == [(1, 50, 50, "open")]
+    assert told(await stage.emit()) == []
     stage.now_ms = clock("14:20:00") + MS_PER_DAY
     assert told(await stage.emit()) == [(2, 10, -40, "settled")]
     await stage.check()

@@ -7,6 +7,7 @@ import pytest
 from pipeline.metering.quantities import Held, Quantities, Recorded, Transferred
 from pipeline.metering.units import MS_PER_HOUR, hour_of
 from pipeline.rows import Batch
+from tests.contracts.emitter_stage import Killed, Steps
 from tests.contracts.limit_stage import LimitStage
 from tests.metering.builders import Document, connected, event, sampled
 
@@ -28,10 +29,13 @@ def _eight_of_ten(meter: str, now_ms: int) -> list[Document]:
     ]
 
 
-@pytest.mark.parametrize(
+_each_meter = pytest.mark.parametrize(
     ("meter", "soft"),
     [("data_transfer_gb", "0.1"), ("stt_seconds", "10"), ("llm_input_tokens", "10"), ("number_rental", "10")],
 )
+
+
+@_each_meter
 async def test_a_crossing_is_told_once_whatever_is_said_again_and_whoever_starts(
     limit_stage: LimitStage, meter: str, soft: str
 ) -> None:
@@ -49,6 +53,26 @@ async def test_a_crossing_is_told_once_whatever_is_said_again_and_whoever_starts
         await limiter.run_once()
         assert [standing.percent for standing in limiter.standings("acme")] == [80]
     assert await limit_stage.told() == ["reached 50", "reached 80"]
+    await limit_stage.check()
+
+
+@_each_meter
+@pytest.mark.parametrize("step", [7, 9, 11])
+async def test_a_killed_limiters_crossings_are_told_once_though_all_is_said_again(
+    limit_stage: LimitStage, meter: str, soft: str, step: int
+) -> None:
+    """Killed while it decides and tells (tests/contracts/test_limiter_stopped.py: at every step, of minutes)."""
+    limit_stage.limits = _LIMIT.format(meter=meter, soft=soft)
+    documents = _eight_of_ten(meter, limit_stage.now_ms)
+    await limit_stage.send(*documents)
+    with pytest.raises(Killed):
+        await limit_stage.limiter(Steps(step, Killed())).run_once()
+    await limit_stage.send(*documents)
+    limiter = limit_stage.limiter()
+    await limiter.run_once()
+    limit_stage.wait_out()
+    await limiter.run_once()
+    assert sorted(await limit_stage.told()) == ["reached 50", "reached 80"]
     await limit_stage.check()
 
 

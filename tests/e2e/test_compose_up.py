@@ -25,7 +25,8 @@ from tests.test_compose import compose_command
 
 pytestmark = pytest.mark.skipif("docker" not in own_candidates(), reason="no Docker daemon answers")
 
-_GATEWAY, _PROMETHEUS, _GRAFANA = "http://127.0.0.1:8131", "http://127.0.0.1:9090", "http://127.0.0.1:3000"
+_GATEWAY, _CONSOLE = "http://127.0.0.1:8131", "http://127.0.0.1:8132"
+_PROMETHEUS, _GRAFANA = "http://127.0.0.1:9090", "http://127.0.0.1:3000"
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,16 @@ def test_every_part_is_seen_and_ready() -> None:
     """Each answers Prometheus, and none waits for anything."""
     wait_until(lambda: _value("count(up==1)") == _value("count(up)") > 5)
     wait_until(lambda: _value("count(roommeter_ready==0)") == 0)
+
+
+def test_the_console_shows_every_project_to_whoever_has_its_token(folder: Path) -> None:
+    """Read as a user that can only read; and nobody else gets further than the login."""
+    token = (folder / "infra" / "secrets" / "console_token").read_text()
+    request = urllib.request.Request(f"{_CONSOLE}/projects", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own container
+        assert b"demo" in answer.read()
+    with urllib.request.urlopen(f"{_CONSOLE}/projects", timeout=30) as answer:  # noqa: S310
+        assert urllib.parse.urlsplit(answer.url).path == "/login"
 
 
 @pytest.mark.usefixtures("folder")

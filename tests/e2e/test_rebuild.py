@@ -37,7 +37,11 @@ def server(tmp_path: Path) -> Iterator[StoreServer]:
 async def test_a_worker_without_its_changelog_rebuilds_its_open_rooms_from_the_store(
     broker: TestBroker, server: StoreServer, topic_prefix: str
 ) -> None:
-    """Rebuild: the store has all that the offsets say, so the open sessions are those of the rules; so is the bill."""
+    """Rebuild: the store has all that the offsets say, so the open sessions are those of the rules; so is the bill.
+
+    The first worker may hold more of them for open: it may have forgotten a room's end before a late connect came
+    (tests/test_tracker.py).
+    """
     settings = Settings(kafka=broker.bootstrap, topic_prefix=topic_prefix, store=server.dsn, http_port=0)
     events = feed.simulated_events(_EVENTS, seed=21)
     async with connected(settings, *Worker.CONDITIONS) as system, working(system) as first:
@@ -47,7 +51,7 @@ async def test_a_worker_without_its_changelog_rebuilds_its_open_rooms_from_the_s
     await _delete_changelog(settings)
     async with connected(settings, *Worker.CONDITIONS) as system, working(system) as second:
         await eventually(lambda: not system.readiness.reasons())
-        assert _live(second) == before == _open(events[:_HALF]) != set()
+        assert before >= _live(second) == _open(events[:_HALF]) != set()
         await asyncio.to_thread(feed.send, settings, events[_HALF:])
         await _until_done(settings)
     billed, due = await asyncio.to_thread(feed.bills, settings, server.dsn, events)

@@ -76,9 +76,9 @@ EMITTER_POINTS: Final = tuple(
     f"emitter killed: {point}"
     for point in (
         "end offsets", "end offsets answered", "progress", "progress answered", "latest_rollups",
-        "latest_rollups answered", "read decisions", "read decisions answered", "usage", "usage answered", "propose",
-        "propose answered", "publish", "publish answered", "flush", "insert_rollups", "insert rollups",
-        "insert rollups answered", "insert_rollups answered", "held", "held answered",
+        "latest_rollups answered", "read decisions", "read decisions answered", "changes", "changes answered", "usage",
+        "usage answered", "propose", "propose answered", "publish", "publish answered", "flush", "insert_rollups",
+        "insert rollups", "insert rollups answered", "insert_rollups answered", "held", "held answered",
     )
 )  # fmt: skip
 #: What a range of seeds has to show.

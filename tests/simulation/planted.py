@@ -6,7 +6,6 @@ for the most part a subclass that leaves out or reorders one step.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar, cast
@@ -245,13 +244,6 @@ class _ForgetsHowFarItWas(Emitter):
         return await super().run_once()
 
 
-class _SeesNoSilence(SimulatedStore):
-    """The incremental emitter forgets that time alone presumes ends."""
-
-    def changes(self, query: ChangeQuery) -> Changes:
-        return super().changes(replace(query, after_ms=query.until_ms))
-
-
 class _SeesEventsAlone(SimulatedStore):
     """The incremental emitter forgets that an event changes hours long before its own."""
 
@@ -314,7 +306,6 @@ BUGS: Final[dict[str, Parts]] = {
     "trusts its clock alone": Parts(emitter=_TrustsItsClock),
     "asks for the time after the ends": Parts(emitter=_AsksForTheTimeLast),
     "forgets how far it was": Parts(emitter=_ForgetsHowFarItWas),
-    "forgets presumed ends": Parts(store=_SeesNoSilence),
     "forgets hours before an event": Parts(store=_SeesEventsAlone),
     "takes an error for an empty list": Parts(reconciler=_BelievesErrors),
     "believes one answer": Parts(reconciler=_BelievesOneAnswer),
