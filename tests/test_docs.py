@@ -31,7 +31,13 @@ _END: Final = "<!-- /settings -->"
 #: Settings of the gateway, beside those that begin with its name: the guide has them.
 _OF_THE_GATEWAY: Final = frozenset({"projects_file", "spool_bytes", "ack_timeout_ms", "reconcile_interval_ms"})
 #: What only whoever runs it for others needs.
-_OF_OPERATIONS: Final = frozenset({"stall_after_ms", "secrets_dir"})
+_OF_OPERATIONS: Final = frozenset(
+    {
+        *("stall_after_ms", "secrets_dir", "batch_events", "session_timeout_ms", "evict_after_ms", "max_event_bytes"),
+        *("dead_letter_limit_percent", "dead_letter_window", "audit_interval_ms", "emit_interval_ms", "broker_port"),
+        *("replication_factor", "cluster", "topic_prefix", "database"),
+    }
+)
 #: Numbers as the README writes them out.
 _NUMBERS: Final = {"ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14}
 
