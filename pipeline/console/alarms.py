@@ -34,11 +34,11 @@ async def alerts(desk: Desk, viewer: Viewer, request: web.Request) -> Page:
 
 
 def evidence(alert: Alert) -> list[tuple[str, str]]:
-    """Return the figures and names behind an alert; what is no object is shown as it is."""
+    """Return the figures and names behind an alert that it has; what is no object is shown as it is."""
     try:
         document = orjson.loads(alert.evidence)
     except orjson.JSONDecodeError:
         document = None
     if not isinstance(document, dict):
         return [("evidence", alert.evidence)] if alert.evidence else []
-    return [(str(name).replace("_", " "), str(value)) for name, value in document.items()]
+    return [(str(name).replace("_", " "), str(value)) for name, value in document.items() if value not in ("", None)]

@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 from pipeline.metering.anomaly.alert import Alert
+from pipeline.metering.units import MS_PER_DAY
 from tests.anomaly import parts
 from tests.anomaly.measure import Score, new_scores, run_counts, score
 from tests.anomaly.month import LEARNED_DAYS, MEASURED_DAYS, START_MS, Counts, Label, counts
@@ -23,6 +24,8 @@ _PROJECTS: Final = 100
 _FOLDER: Final = ROOT / "data" / "anomaly-report"
 _RECALL: Final = 0.95
 _FALSE_PER_1000: Final = 1.0
+#: How wide a line of words is in the picture of a month.
+_NEAR_DAYS: Final = 0.35
 
 _HEADS: Final = (
     *("detector", "planted", "recall", "precision", "false per 1 000 project-days", "delay, min (median)", "(95 %)"),
@@ -68,14 +71,29 @@ def _bars(scores: dict[str, Score], project_days: int) -> None:
         (axes[1], false, "false alerts per 1 000 project-days", _FALSE_PER_1000),
         (axes[2], [one[len(one) // 2] / 60_000 for one in delays], "median delay, minutes of event time", None),
     ):
-        axis.barh(names, values, color="#4477aa")
+        axis.bar_label(axis.barh(names, values, color="#4477aa"), fmt="{:,.4g}", padding=3, fontsize=8)
         axis.set_title(title)
         if goal is not None:
             axis.axvline(goal, color="#cc3311", linestyle="--", label="goal")
             axis.legend()
-    axes[1].set_xlim(0, max(1.2, *false))
+    axes[0].set_xlim(0, 1.15)
+    axes[1].set_xlim(0, 1.15 * max(1.2, *false))
+    axes[2].set_xscale("symlog")
     figure.savefig(_FOLDER / "detectors.png", dpi=110)
     plt.close(figure)
+
+
+def _together(raised: Sequence[Alert]) -> list[tuple[float, list[str]]]:
+    """Return when alerts were raised, in days, and by which detectors: those too near for words side by side as one."""
+    found: list[tuple[float, list[str]]] = []
+    for alert in sorted(raised, key=lambda alert: alert.as_of_ms):
+        at = (alert.as_of_ms - START_MS) / MS_PER_DAY
+        if not found or at - found[-1][0] > _NEAR_DAYS:
+            found.append((at, []))
+        name = alert.finding.detector.replace("_", " ")
+        if name not in found[-1][1]:
+            found[-1][1].append(name)
+    return found
 
 
 def _timeline(month: Counts, labels: Sequence[Label], raised: Sequence[Alert]) -> None:
@@ -86,12 +104,12 @@ def _timeline(month: Counts, labels: Sequence[Label], raised: Sequence[Alert]) -
     axis.plot([number / 96 for number in range(len(hours))], hours, linewidth=0.7, color="#4477aa", label="connected")
     top = max(hours)
     for label in labels:
-        axis.axvspan(*((at_ms - START_MS) / 86_400_000 for at_ms in (label.since_ms, label.until_ms)), color="#ee7733")
-    for alert in raised:
-        at = (alert.as_of_ms - START_MS) / 86_400_000
+        planted = ((at_ms - START_MS) / MS_PER_DAY for at_ms in (label.since_ms, label.until_ms))
+        axis.axvspan(*planted, color="#ee7733", alpha=0.5)
+    for at, names in _together(raised):
         axis.plot(at, top * 1.05, marker="v", color="#cc3311")
-        axis.annotate(alert.finding.detector.replace("_", " "), (at, top * 1.07), rotation=60, fontsize=7)
-    axis.set_ylim(0, top * 1.5)
+        axis.text(at, top * 1.1, ", ".join(names), rotation=90, ha="center", va="bottom", fontsize=8)
+    axis.set_ylim(0, top * 2)
     axis.set_xlabel("day that is measured; orange: planted, triangles: raised")
     axis.set_title(f"{month.name}: sessions connected")
     figure.savefig(_FOLDER / "month.png", dpi=110)

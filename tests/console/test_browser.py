@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ _PAGES: Final = {
     "project": "/project?name=acme",
     "session": "/session?project=acme&room=RM_open&session=PA_open",
     "alerts": "/alerts",
+    "login": "/login",
 }
 _CHARTS: Final = frozenset({"overview", "project"})
 #: Width, height, whether it is a phone.
@@ -60,22 +61,29 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="module")
-def address(settings: Settings) -> Iterator[str]:
-    """The console, served by a thread."""
-    loop, stop, ports, started = asyncio.new_event_loop(), asyncio.Event(), [0], threading.Event()
+def pages(settings: Settings) -> Iterator[dict[str, str]]:
+    """The addresses of the pages, served by a thread: the login by a console that asks for a token."""
+    loop, stop, ports, started = asyncio.new_event_loop(), asyncio.Event(), [0, 0], threading.Event()
+    guarded = settings.model_copy(update={"console_require_token": True})
 
     async def serve() -> None:
-        async with served(settings) as ports[0]:
+        async with served(settings) as ports[0], served(guarded) as ports[1]:
             started.set()
             await stop.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     assert started.wait(_PATIENCE_S)
-    yield f"http://127.0.0.1:{ports[0]}"
+    yield {name: f"http://127.0.0.1:{ports[name == 'login']}{path}" for name, path in _PAGES.items()}
     loop.call_soon_threadsafe(stop.set)
     thread.join()
     loop.close()
+
+
+@pytest.fixture
+def address(pages: dict[str, str]) -> str:
+    """The console's first page."""
+    return pages["overview"]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +119,15 @@ def _wait(browser: Driver, condition: Callable[[], Any]) -> None:
     WebDriverWait(browser, _PATIENCE_S, 0.1, ignored_exceptions=replaced).until(lambda _: condition())
 
 
+@contextmanager
+def _hastened(browser: Driver) -> Iterator[None]:
+    """Let timers of pages that are opened meanwhile run twenty times as fast."""
+    source = "const real = setTimeout; window.setTimeout = (call, ms) => real(call, ms / 20);"
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    yield
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
 def _luminance(browser: Driver) -> float:
     """Return how light the page's ground is, of 1."""
     colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
@@ -130,9 +147,9 @@ def _picture(browser: Driver, name: str) -> None:
 @pytest.mark.parametrize("size", _SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", _PAGES)
-def test_a_page_looks_right(browser: Driver, address: str, page: str, scheme: str, size: str) -> None:
+def test_a_page_looks_right(browser: Driver, pages: dict[str, str], page: str, scheme: str, size: str) -> None:
     """No error and no violation of the policy, nothing wider than the window, as dark as asked, charts painted."""
-    _open(browser, address + _PAGES[page], scheme, size)
+    _open(browser, pages[page], scheme, size)
     _picture(browser, f"{page}-{scheme}-{size}")
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     wide, window = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
@@ -151,19 +168,19 @@ def test_a_page_looks_right(browser: Driver, address: str, page: str, scheme: st
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", _PAGES)
-def test_a_page_is_accessible(browser: Driver, address: str, page: str, scheme: str) -> None:
+def test_a_page_is_accessible(browser: Driver, pages: dict[str, str], page: str, scheme: str) -> None:
     """By the rules of axe-core, contrast among them; tables are read too, not only charts."""
-    _open(browser, address + _PAGES[page], scheme)
+    _open(browser, pages[page], scheme)
     browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     found = Axe().run(browser)["violations"]
     assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
 
 
-def test_a_page_is_small_and_painted_soon(browser: Driver, address: str) -> None:
+def test_a_page_is_small_and_painted_soon(browser: Driver, pages: dict[str, str]) -> None:
     """Under 100 KB beside the chart library; once its answer begins to come, painted within a second."""
     paints = []
-    for page in _PAGES.values():
-        _open(browser, address + page)
+    for page in pages.values():
+        _open(browser, page)
         painted = "return performance.getEntriesByName('first-contentful-paint').length"
         _wait(browser, lambda: browser.execute_script(painted))  # noqa: B023 - called at once
         measured = browser.execute_script("""
@@ -207,7 +224,8 @@ def test_everything_is_reached_by_keyboard(browser: Driver, address: str) -> Non
 
 def test_a_page_renews_itself(browser: Driver, address: str, settings: Settings) -> None:
     """A session that begins is counted without a reload, and what somebody has opened stays open."""
-    _open(browser, address)
+    with _hastened(browser):
+        _open(browser, address)
     browser.find_element(By.CSS_SELECTOR, "#hourly-table summary").click()
 
     def live() -> int:
@@ -236,7 +254,8 @@ def test_a_scheme_that_changes_is_followed(browser: Driver, address: str) -> Non
 
 def test_without_an_answer_the_page_says_so(browser: Driver, address: str) -> None:
     """What is shown stays, with since when it is old."""
-    _open(browser, address)
+    with _hastened(browser):
+        _open(browser, address)
     browser.execute_cdp_cmd("Network.enable", {})
     offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
     browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)

@@ -2,13 +2,14 @@
 
 import hashlib
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from pipeline.console import health, picture, words
 from pipeline.console.access import is_loopback
-from pipeline.console.questions import Progress
+from pipeline.console.alarms import evidence
+from pipeline.console.questions import Alert, Progress
 from pipeline.explain.sessions import Explanation, Known, explain
 from pipeline.metering.timeline import ORPHAN_AFTER_MS
 from pipeline.metering.units import NEVER_MS
@@ -156,3 +157,10 @@ def test_nothing_known_is_no_picture() -> None:
     """A session of which no time is known has none: there is no line to draw it on."""
     nothing = Explanation("acme", "RM_1", "PA_1", "agent", NEVER_MS, NEVER_MS, (), (), (), ())
     assert picture.draw(nothing, METERS, clock("16:00:00")) is None
+
+
+def test_evidence_that_an_alert_lacks_is_not_shown() -> None:
+    """A session without an identity has no line for it; a count of zero has one."""
+    nothing: dict[str, Any] = dict.fromkeys(Alert._fields, "")
+    alert = Alert(**nothing | {"evidence": '{"identity":"","room":"RM_1","sessions_begun":0,"agent":null}'})
+    assert evidence(alert) == [("room", "RM_1"), ("sessions begun", "0")]

@@ -1,8 +1,12 @@
-"""The audit and the explanation of a running system, as an operator asks for them: from outside, over HTTP."""
+"""The audit, the explanation and the console of a running system, as an operator asks for them: over HTTP."""
 
 import json
+import re
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +26,13 @@ from pipeline.metering.units import MS_PER_HOUR
 from pipeline.rows import Batch, SessionQuery
 from pipeline.settings import Settings
 from pipeline.simulator import simulate
-from tests.e2e.processes import Process, wait_until
+from tests.e2e.processes import PATIENCE_SECONDS, Process, wait_until
 from tests.faults import feed
 
 _EVENTS: Final = 3_000
 _METER: Final = "agent_session_minutes"
+#: Of each page of the console, with other names in its address.
+_MOST_PAGES: Final = 10
 
 
 def _run(command: Any, *arguments: str) -> Result:
@@ -82,6 +88,25 @@ def _canaries(up: Process) -> int:
     """Return how many sessions of canaries are known."""
     with closing(Store.open(up.address)) as store:
         return sum(1 for _ in store.sessions(SessionQuery(as_of_ms=4_102_444_800_000, project=CANARY, limit=1_000)))
+
+
+def test_every_page_of_the_console_answers(up: Process) -> None:
+    """From the overview on, whatever links lead to: projects in each span, sessions, alerts."""
+    address = f"http://127.0.0.1:{up.settings.console_port}"
+    waiting, seen, asked = ["/"], {"/"}, Counter[str]()
+    while waiting:
+        link = waiting.pop(0)
+        path = link.partition("?")[0]
+        asked[path] += 1
+        if asked[path] > _MOST_PAGES:
+            continue
+        with urllib.request.urlopen(address + link, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310 - our own address
+            links = re.findall(r'href="(/(?!static/)[^"#]*)', answer.read().decode())
+        found = dict.fromkeys(map(unescape, links))
+        waiting += [other for other in found if other not in seen]
+        seen |= found.keys()
+    assert {"/", "/projects", "/project", "/session", "/alerts"} == set(asked)
+    assert min(asked["/project"], asked["/session"]) >= _MOST_PAGES
 
 
 def test_the_explanation_of_every_hour_adds_up_to_its_usage(up: Process) -> None:
