@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 TIMEOUT_MS: Final = 10_000
 #: Taken from the library at once: more would hold up everything else on the event loop for milliseconds.
 MOST_RECORDS: Final = 200
-_BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+_BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 #: What the library raises while brokers are away.
 AWAY: Final = (kafka_errors.KafkaError, OSError, TimeoutError)
 Begin = Literal["earliest", "latest"]

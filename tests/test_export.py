@@ -101,7 +101,7 @@ def _filled(store: Store) -> None:
         Session(
             "agent", connected_at_ms=_HOUR_MS, disconnected_at_ms=_HOUR_MS + 70_000, last_seen_ms=_HOUR_MS + 70_000
         ),
-        Session("sip", "+15550100", identity="=cmd", connected_at_ms=_HOUR_MS + 1, last_seen_ms=_HOUR_MS + 1),
+        Session("sip", "+15550100", agent="=cmd", connected_at_ms=_HOUR_MS + 1, last_seen_ms=_HOUR_MS + 1),
         Session("agent", disconnected_at_ms=_LATER_MS, last_seen_ms=_LATER_MS),
     ]
     named = [(name, "RM_1", f"PA_{number}", one) for name in _NAMES for number, one in enumerate(sessions)]

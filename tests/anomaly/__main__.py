@@ -1,6 +1,6 @@
 """`make anomaly-report`: how well each detector finds what was planted in simulated months, as a table and plots.
 
-The seeds differ from those that parameters were chosen with (1 to 139).
+The seeds differ from those that parameters were chosen with (1 to 139, and 1001 to 1144).
 """
 
 import sys

@@ -16,7 +16,6 @@ from pipeline.metering.anomaly.readings import (
     Share,
     ShareKey,
 )
-from pipeline.metering.anomaly.sessions import fence_ms
 from pipeline.metering.limits import Limit
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from tests.anomaly.measure import METER, RULES, Book
@@ -35,20 +34,25 @@ _SHARES: Final[dict[str, tuple[float, float, float, int]]] = {
 }
 _LIMIT: Final = Limit(METER, "day", None, 1_000 * MS_PER_MINUTE, "minute", MS_PER_MINUTE)
 _FIVE_MINUTES: Final = 5 * MS_PER_MINUTE
+#: An excess of fewer standard deviations of an hour is hidden by chance.
+_HIDDEN: Final = 6
 
 
 def _share(chance: np.random.Generator, detector: str, totals: Array) -> tuple[Array, list[Label]]:
     """Return the counted part of each five minutes, and what was planted: three stretches of one to three hours."""
-    usual, wrong, spread, _ = _SHARES[detector]
+    typical, wrong, spread, _ = _SHARES[detector]
     varied = np.repeat(chance.lognormal(0, spread, len(totals) // 12), 12)
-    share = np.minimum(usual * chance.uniform(0.5, 2) * varied, 0.5)
+    usual = typical * chance.uniform(0.5, 2)
+    share = np.minimum(usual * varied, 0.5)
     labels = []
     for day in chance.choice(np.arange(LEARNED_DAYS, DAYS - 1), 3, replace=False):
         first = int(day) * 288 + int(chance.integers(0, 250))
         span = slice(first, first + int(chance.integers(12, 36)))
         share[span] = wrong * chance.uniform(0.8, 1.2)
-        # Where hardly anything happens, hardly anything can be seen.
-        is_hard = bool(totals[span].sum() * wrong < 60)
+        # Where hardly anything happens, hardly anything can be seen; nor where chance alone moves an hour as far.
+        an_hour = totals[span].mean() * 12
+        is_hidden = an_hour * (wrong - usual) ** 2 < _HIDDEN**2 * usual * (1 - usual)
+        is_hard = bool(totals[span].sum() * wrong < 60 or is_hidden)
         since_ms, until_ms = (ms_of(5 * number) for number in (span.start, span.stop))
         labels.append(Label(detector, detector, since_ms, until_ms, is_hard))
     return chance.binomial(totals, np.minimum(share, 1)), labels
@@ -84,8 +88,8 @@ def long_sessions(counts: Counts, seed: int) -> tuple[list[Label], list[Alert], 
     median_ms = chance.uniform(2, 10) * MS_PER_MINUTE
     known = np.sort(chance.lognormal(np.log(median_ms), 1.0, 2_000))
     lengths = {(counts.name, METER): Lengths(2_000, int(known[500]), int(known[1_500]))}
-    # It can be told from others when it is longer than they are.
-    fence = fence_ms(lengths[counts.name, METER], RULES.of(counts.name).long_session)
+    # Far longer than others: from the longest of a million of its kind on, whatever the detector's fence is.
+    longest_ms = max(int(median_ms * np.exp(4.75)), 4 * MS_PER_HOUR)
     sessions: list[tuple[str, int, int]] = []
     labels = []
     for day in range(LEARNED_DAYS - 1, DAYS - 2):
@@ -96,9 +100,9 @@ def long_sessions(counts: Counts, seed: int) -> tuple[list[Label], list[Alert], 
                 sessions.append((f"S{len(sessions)}", began_ms, began_ms + int(length_ms)))
         if day >= LEARNED_DAYS and chance.random() < 0.2:
             began_ms = BEGIN_MS + day * MS_PER_DAY + int(chance.integers(0, MS_PER_DAY))
-            ended_ms = began_ms + int(chance.uniform(14, 40) * MS_PER_HOUR)
+            ended_ms = began_ms + int(longest_ms * chance.uniform(2, 5))
             sessions.append((name := f"N{len(sessions)}", began_ms, ended_ms))
-            labels.append(Label("long_session", name, began_ms + fence, ended_ms))
+            labels.append(Label("long_session", name, began_ms + longest_ms, ended_ms))
     book = Book(RULES)
     for at_ms in range(START_MS, END_MS, _FIVE_MINUTES):
         open_now = [

@@ -39,6 +39,22 @@ def test_a_part_that_always_varies_has_to_lie_further_out() -> None:
     assert _find(shares={("flapping", "acme", _METER): Share(Part(50, 100), varied)}) == []
 
 
+def test_what_most_hours_have_none_of_is_usual_all_the_same() -> None:
+    """One hour in five has 3 of 300, the others none; 7 of 300 are rare, and no more than the tail of that."""
+    seldom = [Part(int(hour % 5 == 0) * 3, 300) for hour in range(336)]
+    key = ("clock_skew", "acme", "")
+    assert _find(shares={key: Share(Part(7, 300), seldom)}) == []
+    [found] = _find(shares={key: Share(Part(30, 300), seldom)})
+    assert found.expected > 0
+
+
+def test_few_where_hardly_any_are_usual_may_be_chance() -> None:
+    """5 of 200 where 0.4 are expected: seven binomial deviations, four of the root of the deviance."""
+    usual = [Part(1, 500)] * 336
+    assert _find(shares={("clock_skew", "acme", ""): Share(Part(5, 200), usual)}) == []
+    assert _find(shares={("clock_skew", "acme", ""): Share(Part(12, 200), usual)}) != []
+
+
 def test_while_too_little_is_known_a_fixed_part_decides() -> None:
     """A new project."""
     key = ("flapping", "acme", _METER)
@@ -59,7 +75,7 @@ def _session(minutes: int, **changes: Any) -> Connected:
 
 
 def test_a_session_beyond_the_fence_of_its_like_is_found_while_it_is_open() -> None:
-    """Quartiles of 2 and 5 minutes: beyond 5 * (5 / 2) ** 3 = 78, and never below four hours."""
+    """Quartiles of 2 and 5 minutes: beyond 5 * (5 / 2) ** 3.2 = 94, and never below four hours."""
     lengths = {("acme", _METER): Lengths(500, 2 * MS_PER_MINUTE, 5 * MS_PER_MINUTE)}
     [found] = _find(long=[_session(300)], lengths=lengths)
     assert (found.subject, found.observed, found.expected, found.increments) == ("PA_1", 300_000, 240_000, 60)

@@ -82,6 +82,14 @@ def test_far_fewer_connected_sessions_over_an_hour_are_a_fall() -> None:
     assert _find([], [5] * 12, own="holidays = [2026-09-21]") == {}
 
 
+def test_a_fall_has_to_be_larger_than_chance_however_alike_the_days_were() -> None:
+    """12 where 60 are usual may be; of days that are all alike even that would lie beyond what they ever did."""
+    windows = [1] * WINDOWS
+    activity = Activity(Series(_hours(5, 28), windows), Series(_hours(5, 28), windows))
+    found = Detectors(parse_rules(_SHIPPED)).find(Readings(NOON_MS, activity={("acme", "webrtc_minutes"): activity}))
+    assert not [finding for finding in found if finding.is_new]
+
+
 def test_no_session_at_all_is_a_silence_and_says_so_instead_of_a_fall() -> None:
     """As soon as so many would be usual that it is no chance."""
     found = _find([0] * 6, [1] * 12)

@@ -129,11 +129,7 @@ def fall(
     """Return what is found where the last hour has far less than is usual."""
     expected = _least(baselines[:WINDOWS_PER_HOUR])
     observed = sum(windows[:WINDOWS_PER_HOUR])
-    lacks = [
-        baseline.lack.bound(rule.deviations_percent)
-        for baseline in baselines[:WINDOWS_PER_HOUR]
-        if baseline is not None
-    ]
+    lacks = [_needed(baseline.lack, rule) for baseline in baselines[:WINDOWS_PER_HOUR] if baseline is not None]
     if len(lacks) < WINDOWS_PER_HOUR or expected < rule.least * WINDOWS_PER_HOUR * 1_000:
         return None
     is_new = _is_low(observed, expected, max(lacks), rule, 100)

@@ -3,7 +3,8 @@
 The part of the last hour is compared with the usual part of earlier hours by Laney's p'-chart: the chart for binomial
 parts, widened by how much more the earlier hours varied than chance would have them. D. B. Laney, "Improved Control
 Charts for Attributes", Quality Engineering 14 (2002). The usual part is a median and the width a median deviation,
-since earlier hours may have been anomalous too.
+since earlier hours may have been anomalous too. How far the last hour lies out is the root of its deviance: where
+little is expected, chance often crosses limits in binomial deviations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,15 @@ from typing import Final, NamedTuple
 from pipeline.metering.anomaly.alert import Detector, Finding
 from pipeline.metering.anomaly.readings import Part, Share
 from pipeline.metering.anomaly.rules import ShareRule
-from pipeline.metering.anomaly.statistics import deviation, median
+from pipeline.metering.anomaly.statistics import LN_2, LOG_BITS, deviation, log2, median
 from pipeline.metering.units import MS_PER_HOUR
 
 _MILLION: Final = 1_000_000
 #: Hours with fewer than this many are put together with their neighbours; before so many such groups, nothing is usual.
 _LEAST_TOTAL: Final = 50
 _LEAST_GROUPS: Final = 24
+#: The usual part is the median of about so many stretches: more than half of them are as usual, whatever happens.
+_STRETCHES: Final = 12
 #: What keeps an alert open is this part of what raises one, in percent.
 _KEEP_PERCENT: Final = 50
 
@@ -91,22 +94,24 @@ class _Usual(NamedTuple):
 
 
 def _usual(past: Sequence[Part]) -> _Usual | None:
-    groups = [*_groups(past)]
+    groups = [*_groups(past, _LEAST_TOTAL)]
     if len(groups) < _LEAST_GROUPS:
         return None
-    part = median(group.some * _MILLION // group.total for group in groups)
+    # Of stretches so large that what is rare happens in them: most hours have none of it, and so would their median.
+    stretches = _groups(past, sum(hour.total for hour in past) // _STRETCHES)
+    part = median(stretch.some * _MILLION // stretch.total for stretch in stretches)
     # What has never happened yet may still happen: as if the next group had one.
     part = min(max(part, _MILLION // (sum(group.total for group in groups) + 1), 1), _MILLION - 1)
     scores = [_score(group, part) for group in groups]
     return _Usual(part, max(1_000, deviation(scores, median(scores))))
 
 
-def _groups(past: Sequence[Part]) -> Iterator[Part]:
-    """Yield hours, those with little put together with the ones before."""
+def _groups(past: Sequence[Part], least: int) -> Iterator[Part]:
+    """Yield hours, those with less than `least` put together with the ones before."""
     some = total = 0
     for hour in past:
         some, total = some + hour.some, total + hour.total
-        if total >= _LEAST_TOTAL:
+        if total >= least:
             yield Part(some, total)
             some = total = 0
 
@@ -115,6 +120,22 @@ def _score(found: Part, part: int) -> int:
     """Return how many binomial standard deviations a count lies above the expected one, in thousandths."""
     spread = isqrt(found.total * part * (_MILLION - part))
     return 1_000 * (found.some * _MILLION - found.total * part) // max(1, spread)
+
+
+def _surprise(found: Part, part: int) -> int:
+    """Return how far a count lies above the expected one, in standard deviations, in thousandths; 0 where it is below.
+
+    The root of the deviance, as right far out as in the middle: 5 where 0.4 are expected are 7 binomial standard
+    deviations, yet no rarer than 4 normal ones. S. S. Wilks, Annals of Mathematical Statistics 9 (1938).
+    """
+    some, total = found
+    if some * _MILLION <= total * part:
+        return 0
+    deviance = 0
+    for count, expected in ((some, total * part), (total - some, total * (_MILLION - part))):
+        if count:
+            deviance += count * (log2(count * _MILLION) - log2(expected))
+    return isqrt(max(0, 2 * deviance * LN_2 * 1_000 >> LOG_BITS))
 
 
 def _is_high(found: Part, usual: _Usual | None, rule: ShareRule, percent: int) -> bool:
@@ -128,5 +149,5 @@ def _is_high(found: Part, usual: _Usual | None, rule: ShareRule, percent: int) -
     return (
         some * 10_000 >= total * rule.percent * percent
         and some * _MILLION * 100 >= total * usual.part * ratio_percent
-        and _score(found, usual.part) * 10_000 >= usual.width * rule.deviations_percent * percent
+        and _surprise(found, usual.part) * 10_000 >= usual.width * rule.deviations_percent * percent
     )

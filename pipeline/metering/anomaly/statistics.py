@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 _NORMAL: Final = 1_483
 #: Large counts vary by about one part in this many, beside chance: from day to day, and in bursts.
 _PARTS: Final = 8
-_LOG_BITS: Final = 16
+#: Logarithms are in parts of 1 << this.
+LOG_BITS: Final = 16
 #: The natural logarithm of 2, in thousandths.
-_LN_2: Final = 693
+LN_2: Final = 693
 
 
 def median(values: Iterable[int]) -> int:
@@ -39,8 +40,8 @@ def log2(number: int) -> int:
     """Return the logarithm to base 2 of an integer of 1 or more, in 1/65536, by squaring: a bit at a time."""
     whole = number.bit_length() - 1
     mantissa = (number << 32) >> whole
-    result = whole << _LOG_BITS
-    for bit in range(_LOG_BITS - 1, -1, -1):
+    result = whole << LOG_BITS
+    for bit in range(LOG_BITS - 1, -1, -1):
         mantissa = mantissa * mantissa >> 32
         if mantissa >> 33:
             mantissa >>= 1
@@ -58,7 +59,7 @@ def stabilised(thousandths: int) -> int:
     """
     root = isqrt(max(0, thousandths) * 1_000 + 375_000)
     sine = root + isqrt(root * root + (1_000 * _PARTS) ** 2)
-    return 2 * _PARTS * _LN_2 * (log2(sine) - _LOG_PARTS) >> _LOG_BITS
+    return 2 * _PARTS * LN_2 * (log2(sine) - _LOG_PARTS) >> LOG_BITS
 
 
 _LOG_PARTS: Final = log2(1_000 * _PARTS)
