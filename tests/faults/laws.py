@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.faults.engine import Lab, Row
 from tests.simulation.faults import EVERY_FAULT
@@ -24,13 +24,12 @@ _FILES: Final = (
     "tests/metering/test_usage.py",
     "tests/metering/test_events_two_ways.py",
 )
-#: As many examples as so many seconds allow are tried of each law, up to the number asked for.
-_LAW_SECONDS: Final = 45
-_TRIAL: Final = 400
 #: A test that is given examples, with whatever else decorates it.
 _GIVEN: Final = re.compile(r"^@given.*\n(?:[@ )].*\n)*def (test_\w+)", re.MULTILINE)
 _PASSED: Final = re.compile(r"- (\d+) passing")
-_SPENT: Final = re.compile(r"during generate phase \(([\d.]+) seconds\)")
+_NO_MORE: Final = "Stopped because nothing left to do"
+#: The head of what is said of one test.
+_HEAD: Final = re.compile(r"^tests/\S+::.*:$", re.MULTILINE)
 _PROCESSES: Final = 2
 
 
@@ -64,18 +63,18 @@ def seeds(lab: Lab) -> Iterator[Row]:
 
 
 def laws(lab: Lab) -> Iterator[Row]:
-    """Try every law on many random logs; a law that is slow on as many as its time allows, and the row says so."""
+    """Try every law on many random examples, or on all there are."""
     wanted = lab.size(100, 100_000)
     found = _laws()
+    passed, whole, problems = 0, 0, []
     with ProcessPoolExecutor(_PROCESSES) as pool:
-        tried = list(pool.map(_try, found, [wanted] * len(found)))
-    counts = {law.partition("::")[2]: passed for law, (passed, _) in zip(found, tried, strict=True)}
-    problems = [f"{law}: {said}" for law, (_, said) in zip(found, tried, strict=True) if said]
-    fewer = {law: count for law, count in counts.items() if count < wanted}
-    note = f"{len(found)} laws; {len(found) - len(fewer)} on {wanted} examples or all there are"
-    if fewer:
-        note += "; in the time given: " + ", ".join(f"{law} {count}" for law, count in fewer.items())
-    yield Row("laws, by examples", sum(counts.values()), wanted, note=note, problems=problems)
+        for number, (law, tried) in enumerate(zip(found, pool.map(_try, found, [wanted] * len(found)), strict=True), 1):
+            passed, whole = passed + tried.passed, whole + tried.is_whole
+            problems += [f"{law}: {tried.wrong}"] if tried.wrong else []
+            lab.say(f"law {number} of {len(found)}: {law.partition('::')[2]}, {tried.passed} examples")
+    note = f"{len(found)} laws, each on {wanted} examples"
+    note += f"; {whole} of them on fewer, which are all there are" if whole else ""
+    yield Row("laws, by examples", passed, wanted, note=note, problems=problems)
 
 
 def _laws() -> list[str]:
@@ -83,23 +82,21 @@ def _laws() -> list[str]:
     return [f"{path}::{name}" for path in _FILES for name in _GIVEN.findall(Path(path).read_text())]
 
 
-def _try(law: str, wanted: int) -> tuple[int, str]:
-    """Return how many examples a law passed, and what is wrong with it."""
-    passed, spent_s, wrong = _examples(law, min(wanted, _TRIAL))
-    affordable = min(wanted, int(_LAW_SECONDS * passed / max(spent_s, 0.001)))
-    if wrong or affordable <= passed:
-        return passed, wrong
-    passed, _, wrong = _examples(law, affordable)
-    return passed, wrong
+class _Tried(NamedTuple):
+    """How many examples a law passed, whether fewer than asked for are all there are, and what is wrong with it."""
+
+    passed: int
+    is_whole: bool
+    wrong: str
 
 
-def _examples(law: str, examples: int) -> tuple[int, float, str]:
-    """Return how many examples a law passed of so many, in how many seconds, and what is wrong with it."""
-    done = _pytest("--hypothesis-show-statistics", law, examples=examples)
-    passed = sum(int(match[1]) for match in _PASSED.finditer(done.stdout))
-    spent_s = sum(float(match[1]) for match in _SPENT.finditer(done.stdout))
-    is_wrong = done.returncode != 0 or not passed
-    return passed, spent_s, (done.stdout + done.stderr)[-600:] if is_wrong else ""
+def _try(law: str, wanted: int) -> _Tried:
+    done = _pytest("--hypothesis-show-statistics", law, examples=wanted)
+    said = _HEAD.split(done.stdout)[1:]
+    counts = [sum(int(match[1]) for match in _PASSED.finditer(one)) for one in said]
+    fewer = [one for one, passed in zip(said, counts, strict=True) if passed < wanted]
+    is_wrong = done.returncode != 0 or not said or not all(_NO_MORE in one for one in fewer)
+    return _Tried(sum(counts), bool(fewer), (done.stdout + done.stderr)[-600:] if is_wrong else "")
 
 
 def _pytest(*arguments: str, examples: int = 1) -> subprocess.CompletedProcess[str]:

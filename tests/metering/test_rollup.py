@@ -11,6 +11,7 @@ from pipeline.metering.rollup import Rollup, follows, is_complete, quantities, r
 from pipeline.metering.units import MS_PER_HOUR
 from pipeline.metering.usage import CellKey, Usage
 from tests.metering.builders import METERS, clock
+from tests.metering.strategies import pooled
 
 _HOUR_MS = clock("14:00:00")
 _KEY = ("acme", "agent_session_minutes", _HOUR_MS)
@@ -21,7 +22,7 @@ _keys = st.tuples(
     st.sampled_from([_HOUR_MS, _HOUR_MS + MS_PER_HOUR]),
 )
 _usages = st.builds(Usage, st.integers(1, 5), st.integers(0, 1), st.integers(1, 2))
-_histories = st.lists(st.dictionaries(_keys, _usages), max_size=6)
+_histories = st.lists(pooled(st.dictionaries(_keys, _usages)), max_size=6)
 
 
 def _rollup(**fields: Any) -> Rollup:
