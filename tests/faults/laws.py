@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -65,38 +65,35 @@ def seeds(lab: Lab) -> Iterator[Row]:
 def laws(lab: Lab) -> Iterator[Row]:
     """Try every law on many random examples, or on all there are."""
     wanted = lab.size(100, 100_000)
-    found = _laws()
+    found = [[f"{path}::{name}" for name in _GIVEN.findall(Path(path).read_text())] for path in _FILES]
+    # A process for each file, or where each law takes minutes for each law.
+    shares = [[law] for laws in found for law in laws] if lab.is_long else found
     passed, whole, problems = 0, 0, []
     with ProcessPoolExecutor(_PROCESSES) as pool:
-        for number, (law, tried) in enumerate(zip(found, pool.map(_try, found, [wanted] * len(found)), strict=True), 1):
-            passed, whole = passed + tried.passed, whole + tried.is_whole
-            problems += [f"{law}: {tried.wrong}"] if tried.wrong else []
-            lab.say(f"law {number} of {len(found)}: {law.partition('::')[2]}, {tried.passed} examples")
-    note = f"{len(found)} laws, each on {wanted} examples"
+        for share, tried in zip(shares, pool.map(_try, shares, [wanted] * len(shares)), strict=True):
+            passed, whole = passed + tried.passed, whole + tried.whole
+            problems += [f"{share[0]}: {tried.wrong}"] if tried.wrong else []
+            lab.say(f"{share[0]} and {len(share) - 1} more: {tried.passed} examples")
+    note = f"{sum(map(len, found))} laws, each on {wanted} examples"
     note += f"; {whole} of them on fewer, which are all there are" if whole else ""
     yield Row("laws, by examples", passed, wanted, note=note, problems=problems)
 
 
-def _laws() -> list[str]:
-    """Return the laws: what in the files is given random examples."""
-    return [f"{path}::{name}" for path in _FILES for name in _GIVEN.findall(Path(path).read_text())]
-
-
 class _Tried(NamedTuple):
-    """How many examples a law passed, whether fewer than asked for are all there are, and what is wrong with it."""
+    """How many examples some laws passed, how many laws on fewer than asked, which are all there are; what is wrong."""
 
     passed: int
-    is_whole: bool
+    whole: int
     wrong: str
 
 
-def _try(law: str, wanted: int) -> _Tried:
-    done = _pytest("--hypothesis-show-statistics", law, examples=wanted)
+def _try(laws: Sequence[str], wanted: int) -> _Tried:
+    done = _pytest("--hypothesis-show-statistics", *laws, examples=wanted)
     said = _HEAD.split(done.stdout)[1:]
     counts = [sum(int(match[1]) for match in _PASSED.finditer(one)) for one in said]
     fewer = [one for one, passed in zip(said, counts, strict=True) if passed < wanted]
-    is_wrong = done.returncode != 0 or not said or not all(_NO_MORE in one for one in fewer)
-    return _Tried(sum(counts), bool(fewer), (done.stdout + done.stderr)[-600:] if is_wrong else "")
+    is_wrong = done.returncode != 0 or len(said) < len(laws) or not all(_NO_MORE in one for one in fewer)
+    return _Tried(sum(counts), len(fewer), (done.stdout + done.stderr)[-600:] if is_wrong else "")
 
 
 def _pytest(*arguments: str, examples: int = 1) -> subprocess.CompletedProcess[str]:
