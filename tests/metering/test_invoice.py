@@ -74,6 +74,14 @@ def test_usage_that_costs_nothing_is_shown_beside_what_is_due() -> None:
     assert first.lines[2].changed == ()
 
 
+def test_a_line_has_the_hours_behind_it_in_their_order() -> None:
+    """Of those in which the project has a plan, whatever order usage comes in."""
+    account = account_of(flat(), 'plans = [{ from = 2026-10-16, plan = "p" }]')
+    found = _issue(account, _OCTOBER, {_day(_OCTOBER, day): day for day in (20, 17, 3, 16)})
+    assert found is not None
+    assert found.lines[0].hours == tuple((_day(_OCTOBER, day), day) for day in (16, 17, 20))
+
+
 def test_a_fee_that_was_charged_in_advance_is_not_charged_again() -> None:
     """November's was in October's invoice."""
     account = account_of(_FEE, _FROM_OCTOBER)
