@@ -10,6 +10,7 @@ _REFUSED_BEFORE: Final = "the condition before it has refused a unit_size below 
 _DIGITS_ALONE: Final = "what is stripped is a decimal's text: it has only digits, a point and a sign"
 _OWN_NAME: Final = "what a history is remembered under: any name serves that no other has"
 _CUT_OFF: Final = "what is too much is cut off in the end"
+_BEFORE_ALL: Final = "of a mark for what lies before every exact hour only that is needed"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -55,5 +56,20 @@ EQUIVALENT: Final[dict[str, str]] = {
     "anomaly.detect.Detectors._reported: 'reported' -> 'reported~'": _OWN_NAME,
     "anomaly.detect.Detectors._shares: 'Detector' -> 'Detector~'": "a cast is for the type checker",
     "anomaly.detect.Detectors._baselines: len(usual) < WINDOWS -> len(usual) <= WINDOWS": _CUT_OFF,
+    "limits: 'hour' -> 'hour~'": _TYPE_ALONE,
+    "limits: 'day' -> 'day~'": _TYPE_ALONE,
+    "limits: 'month' -> 'month~'": _TYPE_ALONE,
+    "limits: 'now' -> 'now~'": _TYPE_ALONE,
+    "limits: '50' -> '50~'": _TYPE_ALONE,
+    "limits: '80' -> '80~'": _TYPE_ALONE,
+    "limits: '100' -> '100~'": _TYPE_ALONE,
+    "limits: 'hard' -> 'hard~'": _TYPE_ALONE,
+    "limits: 'under' -> 'under~'": _TYPE_ALONE,
+    "limits: 'reached' -> 'reached~'": _TYPE_ALONE,
+    "limits: 'exceeded' -> 'exceeded~'": _TYPE_ALONE,
+    "limits: 80 -> 81": _WIDE_ENOUGH,
+    "limits: 80 -> 79": _WIDE_ENOUGH,
+    "tally: 0 -> 1": _BEFORE_ALL,
+    "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",
 }
