@@ -36,19 +36,19 @@ def test_storms_on_most_days_of_a_week_are_no_growth() -> None:
 
 def test_a_weighted_median_has_half_of_the_weight_below() -> None:
     """Edgeworth: a far value of little weight moves nothing; of nothing it is 0."""
-    assert weighted_median([(9, 3), (1, 1), (2, 1)]) == 9  # noqa: PLR2004
-    assert weighted_median([(900, 1), (1, 1), (2, 1)]) == 2  # noqa: PLR2004
+    assert weighted_median([(9, 3), (1, 1), (2, 1)]) == 9
+    assert weighted_median([(900, 1), (1, 1), (2, 1)]) == 2
     assert weighted_median([]) == 0
 
 
 @pytest.mark.parametrize(("total", "correlation"), [(100, 0), (1_000, 60_113)])
 def test_hours_that_vary_more_than_chance_are_correlated(total: int, correlation: int) -> None:
     """A part of 10 %, by turns of 10 % and 10 %, or of 5 % and 15 %: (2.198 * 27.8 - 1) / 999 are 0.0601."""
-    by = 0 if total < 1_000 else total // 20  # noqa: PLR2004
+    by = 0 if total < 1_000 else total // 20
     past = [Part(total // 10 + (by if hour % 2 else -by), total) for hour in range(336)]
     usual = usual_part(past)
     assert usual is not None
-    assert usual.part == 100_000  # noqa: PLR2004
+    assert usual.part == 100_000
     assert usual.correlation == pytest.approx(correlation, abs=100)
 
 
@@ -57,5 +57,5 @@ def test_one_storm_among_quiet_hours_does_not_decide_how_they_vary() -> None:
     past = [Part(30 if hour % 2 else 10, 100) for hour in range(335)]
     [varied, calm] = [usual_part(hours) for hours in ([*past, Part(40_000, 200_000)], [Part(20, 100)] * 336)]
     assert varied is not None
-    assert varied.correlation > 100_000  # noqa: PLR2004
+    assert varied.correlation > 100_000
     assert calm == Usual(200_000, 0)
