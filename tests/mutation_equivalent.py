@@ -69,6 +69,8 @@ EQUIVALENT: Final[dict[str, str]] = {
     "limits: 'exceeded' -> 'exceeded~'": _TYPE_ALONE,
     "limits: 80 -> 81": _WIDE_ENOUGH,
     "limits: 80 -> 79": _WIDE_ENOUGH,
+    "limits.period: 31 -> 32": "the 32nd day after a month's first lies in the next one too",
+    "anomaly.rates._rise: True -> False": "windows and baselines are as many",
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

@@ -109,27 +109,27 @@ def test_a_rise_is_over_after_a_quarter_of_an_hour() -> None:
 
 def test_a_rise_of_all_windows_begins_with_the_first() -> None:
     """No further back is looked."""
-    found = _rise([], _usual(100), rest=400, percent=500)
+    found = _rise([], _usual(100), rest=40_000, percent=500)
     assert found is not None
-    assert (found.since_ms, found.increments) == (NOON_MS - WINDOWS * _WINDOW_MS, 300 * WINDOWS * 5)
+    assert (found.since_ms, found.increments) == (NOON_MS - WINDOWS * _WINDOW_MS, 39_900 * WINDOWS * 5)
 
 
 @pytest.mark.parametrize(
     ("usual", "told"),
     [
-        (Baseline(120_000, 0, _ALIKE, _ALIKE), "70 times the 10 usual at this hour"),
-        (Baseline(119_988, 0, _ALIKE, _ALIKE), "70 times the 9.9 usual at this hour"),
-        (Baseline(6_000, 0, _ALIKE, _ALIKE), "700 times the 0.5 usual at this hour"),
+        (Baseline(120_000, 0, _ALIKE, _ALIKE), "400 times the 10 usual at this hour"),
+        (Baseline(119_988, 0, _ALIKE, _ALIKE), "400 times the 9.9 usual at this hour"),
+        (Baseline(6_000, 0, _ALIKE, _ALIKE), "4000 times the 0.5 usual at this hour"),
         (None, "where nothing is usual yet"),
     ],
 )
 def test_a_rise_is_told_with_what_is_usual(usual: Baseline | None, told: str) -> None:
     """Of a window; small quantities with one decimal."""
-    found = _rise([700], usual)
+    found = _rise([4_000], usual)
     assert found == Finding(
-        "usage_rise", "acme", "webrtc_minutes", "", NOON_MS - _WINDOW_MS, "warning", 700_000,
+        "usage_rise", "acme", "webrtc_minutes", "", NOON_MS - _WINDOW_MS, "warning", 4_000_000,
         usual.expected // 12 if usual else 0, "session", found.increments if found else 0,
-        f"acme: 700 sessions began in 5 minutes, {told}", "roommeter sessions", (("windows", 1),),
+        f"acme: 4000 sessions began in 5 minutes, {told}", "roommeter sessions", (("windows", 1),),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from pipeline.metering.limits import (
     follows,
     period,
 )
-from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, parse_time
+from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NEVER_MS, NOT_SEEN_MS, parse_time
 from tests.metering.builders import clock
 
 _MINUTE = 60_000
@@ -154,7 +154,14 @@ def test_periods_are_those_of_the_calendar_in_utc(per: str, begin: str, days: fl
 def test_a_month_of_february_ends_where_march_begins(year: int) -> None:
     """In a year without a 29th, and with one."""
     february_ms, march_ms = parse_time(f"{year}-02-01T00:00:00Z"), parse_time(f"{year}-03-01T00:00:00Z")
+    october_ms, november_ms = parse_time(f"{year}-10-01T00:00:00Z"), parse_time(f"{year}-11-01T00:00:00Z")
+    assert period("month", october_ms) == (october_ms, november_ms)
     assert period("month", february_ms) == period("month", march_ms - 1) == (february_ms, march_ms)
+
+
+def test_what_is_limited_at_one_moment_has_no_period() -> None:
+    """Sessions that are open now: from ever to ever."""
+    assert period("now", _HOUR_MS) == (NOT_SEEN_MS, NEVER_MS)
 
 
 def test_quantities_are_exact_decimals() -> None:
