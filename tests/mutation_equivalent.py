@@ -11,6 +11,7 @@ _DIGITS_ALONE: Final = "what is stripped is a decimal's text: it has only digits
 _OWN_NAME: Final = "what a history is remembered under: any name serves that no other has"
 _CUT_OFF: Final = "what is too much is cut off in the end"
 _BEFORE_ALL: Final = "of a mark for what lies before every exact hour only that is needed"
+_EMPTY: Final = "where no hour is earlier than that the span is empty in any case"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -69,6 +70,8 @@ EQUIVALENT: Final[dict[str, str]] = {
     "limits: 'exceeded' -> 'exceeded~'": _TYPE_ALONE,
     "limits: 80 -> 81": _WIDE_ENOUGH,
     "limits: 80 -> 79": _WIDE_ENOUGH,
+    "anomaly.baseline.History.__init__: for hour_ms in hours if hour_ms < until_ms -> for hour_ms in hours": _EMPTY,
+    "anomaly.baseline.History.__init__: hour_ms < until_ms -> hour_ms <= until_ms": _EMPTY,
     "limits.period: 31 -> 32": "the 32nd day after a month's first lies in the next one too",
     "anomaly.rates._rise: True -> False": "windows and baselines are as many",
     "tally: 0 -> 1": _BEFORE_ALL,

@@ -90,6 +90,7 @@ def test_a_limit_that_is_gone_is_left() -> None:
     """Whoever enforces hears that nothing is exceeded any more."""
     memory = _Memory()
     memory.say(_stands(130))
+    assert {crossing.quantity for crossing in crossings([], memory, _HOUR_MS)} == {0}
     assert memory.say() == ["back_under 50", "back_under 80", "back_under 100", "back_under hard"]
     assert memory.say() == []
 

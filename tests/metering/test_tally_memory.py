@@ -113,8 +113,10 @@ def test_a_server_that_restarts_ends_its_own_sessions_at_once() -> None:
 def test_so_many_rooms_are_settled_at_once_and_no_more() -> None:
     """Whoever asks gets to do something else in between; he is told when nothing is left."""
     tally = _tally(*(connected("14:00:00", room=f"RM_{number}") for number in range(3)))
-    for as_of in ("14:00:30", "14:01:30"):
-        assert [tally.settle(clock(as_of), 2), tally.settle(clock(as_of), 2)] == [False, True]
+    for as_of, counts in (("14:00:30", [2, 3]), ("14:01:30", [5, 6])):
+        for is_all, count in zip((False, True), counts, strict=True):
+            assert tally.settle(clock(as_of), 2) is is_all
+            assert _count(tally) == count
         assert tally.settle(clock(as_of), 1)
 
 
@@ -214,3 +216,23 @@ def test_a_room_of_which_something_new_was_told_is_not_forgotten() -> None:
     tally.forget([_ROOM, ("acme", "RM_9")])
     assert _ROOM in tally.facts.rooms
     assert _settled(tally, "14:30:00").facts.rooms == {}
+
+
+def test_a_room_that_waits_for_two_moments_is_looked_at_once() -> None:
+    """A session that begins in it makes it due earlier; what it was due for before is passed over."""
+    tally = _settled(_tally(connected("14:30:00")), "14:00:00")
+    tally.observe(parsed(connected("14:05:00", "PA_2")))
+    _settled(tally, "14:05:30")
+    assert tally.settle(clock("14:30:30"), 2)
+    assert _count(tally) == 1 + 26
+
+
+def test_a_room_that_was_forgotten_while_it_waited_is_passed_over() -> None:
+    """It ended before it was due."""
+    tally = _settled(_tally(connected("13:00:00")), "13:00:30")
+    tally.observe(parsed(disconnected("13:00:40")))
+    _settled(tally, "13:00:50")
+    tally.rebase(clock("14:00:00"), {})
+    tally.forget([_ROOM])
+    assert tally.facts.rooms == {}
+    assert _settled(tally, "14:30:00").open_sessions("acme", "agent") == 0
