@@ -12,6 +12,8 @@ _OWN_NAME: Final = "what a history is remembered under: any name serves that no 
 _CUT_OFF: Final = "what is too much is cut off in the end"
 _BEFORE_ALL: Final = "of a mark for what lies before every exact hour only that is needed"
 _EMPTY: Final = "where no hour is earlier than that the span is empty in any case"
+_FINITE: Final = "the condition before it has refused what is not finite: its exponent is an integer"
+_HAS_AN_END: Final = "a tier with others behind it ends beyond 0, or it is refused"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -72,6 +74,13 @@ EQUIVALENT: Final[dict[str, str]] = {
     "limits: 80 -> 79": _WIDE_ENOUGH,
     "anomaly.baseline.History.__init__: for hour_ms in hours if hour_ms < until_ms -> for hour_ms in hours": _EMPTY,
     "anomaly.baseline.History.__init__: hour_ms < until_ms -> hour_ms <= until_ms": _EMPTY,
+    "meters: 80 -> 81": _WIDE_ENOUGH,
+    "meters: 80 -> 79": _WIDE_ENOUGH,
+    "plans_file._Table.number: not 0 <= number < PRICE_LIMIT or not isinstance(exponent, int) or "
+    "-exponent > MOST_DECIMALS -> not 0 <= number < PRICE_LIMIT or -exponent > MOST_DECIMALS": _FINITE,
+    "plans_file._tariff: tiers[-1].up_to or Decimal(0) -> tiers[-1].up_to": _HAS_AN_END,
+    "plans_file._tariff: 0 -> 1 #2": _HAS_AN_END,
+    "plans_file._tariff: 0 -> -1 #2": _HAS_AN_END,
     "limits.period: 31 -> 32": "the 32nd day after a month's first lies in the next one too",
     "anomaly.rates._rise: True -> False": "windows and baselines are as many",
     "tally: 0 -> 1": _BEFORE_ALL,

@@ -29,6 +29,7 @@ def test_prices_are_the_decimals_that_are_written() -> None:
     assert prices is not None
     tariff = prices.tariff("agent_session_minutes")
     assert (str(tariff.included), str(tariff.tiers[0].price)) == ("1000", "0.1")
+    assert tariff == Tariff(Decimal(1_000), (Tier(None, Decimal("0.1")),), "graduated")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,11 @@ def test_a_seller_is_who_writes_the_invoice() -> None:
         (_PLAN + "[[plans.p.prices]]\nfrom = 2026-10-01T14:00:00.0001Z\n", r"from: has to be a whole hour in UTC"),
         (_PLAN + "[[plans.p.prices]]\nfrom = 1999-10-01\n", r"from: a time outside the years"),
         (_PLAN + _LIST + _LIST, r"plans.p.prices\[2\].from: has to be later"),
+        (
+            _PLAN + _LIST + "[[plans.p.prices]]\nfrom = 2026-11-01\n[[plans.p.prices]]\nfrom = 2026-10-01\n",
+            r"plans.p.prices\[3\].from: has to be later",
+        ),
+        (_PLAN + _LIST + _METER + "{ tiers = [{ up_to = 1 }, { price = 1 }] }\n", r"tiers\[1\].price: is missing"),
         (_PLAN + _LIST + "base_fee = -1\n", r"plans.p.prices\[1\].base_fee: has to be from 0"),
         (_PLAN + _LIST + "base_fee = nan\n", r"base_fee: has to be a number"),
         (_PLAN + _LIST + "base_fee = true\n", r"base_fee: has to be a number"),
@@ -152,6 +158,7 @@ def test_a_project_says_whom_to_bill_and_a_plan_its_title() -> None:
         plans_of(f"{_PLAN}{title}{_LIST}").plans["p"].price_lists[0].title for title in ("", 'title = "Private"\n')
     ]
     assert titles == ["p", "Private"]
+    assert plans_of(f"{_PLAN}{_LIST}").plans["p"].price_lists[0].base_fee == 0
 
 
 @pytest.mark.parametrize(
@@ -173,11 +180,12 @@ def test_tiers_are_as_they_are_written() -> None:
         assert plan.price_lists[0].tariff("agent_session_minutes") == Tariff(Decimal(5), expected, model)  # type: ignore[arg-type] # one of two
 
 
-def test_of_tiers_none_may_be_empty() -> None:
-    """Nor end where the one before does."""
-    tiers = "tiers = [{ up_to = 5, price = 3 }, { up_to = 5, price = 2 }, { price = 1 }]"
-    with pytest.raises(InvalidPlans, match=r"tiers\[2\].up_to: has to be more than the included quantity"):
-        plans_of(f"{_PLAN}{_LIST}{_METER}{{ {tiers} }}\n")
+@pytest.mark.parametrize(("ends", "place"), [((5, 5), 2), ((5, 7, 6), 3)])
+def test_no_tier_may_be_empty(ends: tuple[int, ...], place: int) -> None:
+    """Nor end before the one before it does."""
+    tiers = "".join(f"{{ up_to = {end}, price = 3 }}, " for end in ends)
+    with pytest.raises(InvalidPlans, match=rf"tiers\[{place}\].up_to: has to be more than the included quantity"):
+        plans_of(f"{_PLAN}{_LIST}{_METER}{{ tiers = [{tiers}{{ price = 1 }}] }}\n")
 
 
 @pytest.mark.parametrize(

@@ -236,3 +236,17 @@ def test_a_room_that_was_forgotten_while_it_waited_is_passed_over() -> None:
     tally.forget([_ROOM])
     assert tally.facts.rooms == {}
     assert _settled(tally, "14:30:00").open_sessions("acme", "agent") == 0
+
+
+def test_rooms_are_forgotten_by_and_by() -> None:
+    """So many at once as whoever asks has time for."""
+    rooms = [f"RM_{number}" for number in range(3)]
+    ended = [one for room in rooms for one in (connected("13:00:00", room=room), disconnected("13:10:00", room=room))]
+    tally = _settled(_tally(*ended), "14:30:00")
+    tally.rebase(clock("14:00:00"), {})
+    left = []
+    for _ in range(3):
+        assert not tally.settle(clock("14:30:00"), 1)
+        left.append(len(tally.facts.rooms))
+    assert left == [2, 1, 0]
+    assert tally.settle(clock("14:30:00"), 1)
