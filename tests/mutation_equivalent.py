@@ -14,6 +14,7 @@ _BEFORE_ALL: Final = "of a mark for what lies before every exact hour only that 
 _EMPTY: Final = "where no hour is earlier than that the span is empty in any case"
 _FINITE: Final = "the condition before it has refused what is not finite: its exponent is an integer"
 _HAS_AN_END: Final = "a tier with others behind it ends beyond 0, or it is refused"
+_HALF: Final = "what raises an alert would keep one open: half of it is enough for that"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -82,7 +83,16 @@ EQUIVALENT: Final[dict[str, str]] = {
     "plans_file._tariff: 0 -> 1 #2": _HAS_AN_END,
     "plans_file._tariff: 0 -> -1 #2": _HAS_AN_END,
     "limits.period: 31 -> 32": "the 32nd day after a month's first lies in the next one too",
+    "anomaly.rates._rise: not is_new and (not any((_is_high(*one, rule, _KEEP_PERCENT) "
+    "for one in known[:CALM_WINDOWS]))) -> not any((_is_high(*one, rule, _KEEP_PERCENT) "
+    "for one in known[:CALM_WINDOWS]))": _HALF,
     "anomaly.rates._rise: True -> False": "windows and baselines are as many",
+    "tally.Tally._is_past: 0 -> 1": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> -1": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> 1 #2": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> -1 #2": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> 1 #3": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> -1 #3": _YEARS_2000,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

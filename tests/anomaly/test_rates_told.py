@@ -56,6 +56,10 @@ def _is_new(found: Finding | None) -> bool | None:
         (_usual(0), 59, False),
         (_usual(0), 30, False),
         (_usual(0), 29, None),
+        (_usual(10), 70, True),
+        (_usual(10), 69, False),
+        (_usual(10), 40, False),
+        (_usual(10), 39, None),
         (_usual(100), 300, True),
         (_usual(100), 299, False),
         (_usual(100), 200, False),
@@ -80,6 +84,17 @@ def test_a_rise_lies_as_far_out_as_the_days_go_and_five_deviations(more: int, *,
         noise_percent=(stabilised(400_000) - stabilised(100_000)) // 10 + more,
     )  # fmt: skip
     assert _is_new(_rise([400], _usual(100), quiet)) is is_new
+
+
+def test_the_bounds_of_a_rise_are_exact_however_large() -> None:
+    """Not one in a hundred thousand less is enough."""
+    large = RateRule(
+        enabled=True, severity="warning", least=60_000, ratio_percent=300, deviations_percent=500, noise_percent=10,
+        cold_least=500_000,
+    )  # fmt: skip
+    for usual, enough in ((None, 500_000), (_usual(0), 60_000), (_usual(100_000), 300_000)):
+        assert [_is_new(_rise([enough - less], usual, large)) for less in (0, 1)] == [True, False]
+        assert _is_new(_rise([enough * 2 // 3 if usual and usual.expected else enough // 2], usual, large)) is False
 
 
 @pytest.mark.parametrize(
@@ -133,6 +148,17 @@ def test_a_rise_is_told_with_what_is_usual(usual: Baseline | None, told: str) ->
     )  # fmt: skip
 
 
+def test_each_window_is_compared_with_what_is_usual_in_it() -> None:
+    """What is told is that of the newest; a calm one between takes nothing away, not even a thousandth."""
+    usual = [_usual(10), _usual(100), _usual(1_000), *[_usual(0)] * (WINDOWS - 3)]
+    found = rise("usage_rise", _SUBJECT, [700, 700, 3_000, *[0] * (WINDOWS - 3)], usual, NOON_MS, _RISES)
+    assert found is not None
+    assert (found.expected, found.increments) == (10_000, 690 + 600 + 2_000)
+    kept = _rise([10, 250], _usual(100)._replace(expected=12 * 100_001))
+    assert kept is not None
+    assert kept.increments == 149
+
+
 def test_who_has_a_name_of_its_own_is_called_by_it() -> None:
     """A server belongs to no project."""
     assert (_SUBJECT.name, _SUBJECT._replace(project="", subject="sfu-1").name) == ("acme", "sfu-1")
@@ -179,6 +205,13 @@ def test_a_fall_needs_a_baseline_of_the_whole_hour() -> None:
         "usage_fall", "acme", "webrtc_minutes", "", NOON_MS - MS_PER_HOUR, "info", 2_000, 10_000, "session", -96 * 5,
         "acme: 20 % of the sessions began that are usual at this hour", "roommeter sessions",
     )  # fmt: skip
+
+
+def test_what_is_missing_counts_once_where_nothing_else_is_said() -> None:
+    """An increment each."""
+    found = fall(_SUBJECT, [2] * WINDOWS, [_usual(10)] * WINDOWS, NOON_MS, _FALLS)
+    assert found is not None
+    assert found.increments == -96
 
 
 def _silence(silent: int, usual: Baseline | None, known: int = WINDOWS) -> Finding | None:

@@ -200,7 +200,9 @@ def test_only_what_has_changed_is_named() -> None:
 )
 def test_a_room_is_forgotten_when_nothing_of_it_can_be_of_the_exact_hours(last: Document, *, is_kept: bool) -> None:
     """Its last sign of life is before them, and nobody is connected."""
-    tally = _tally(connected("13:00:00"), disconnected("13:10:00"), last, meters=(_AGENT, "data_transfer_gb"))
+    before = [connected("13:00:00"), connected("13:00:00", "PA_2"), disconnected("13:05:00", "PA_2")]
+    before += [of_room("room.ended", "13:10:00"), disconnected("13:10:00")]
+    tally = _tally(*before, last, meters=(_AGENT, "data_transfer_gb"))
     _settled(tally, "14:30:00")
     tally.rebase(clock("14:00:00"), {})
     _settled(tally, "14:30:00")
