@@ -15,6 +15,7 @@ _EMPTY: Final = "where no hour is earlier than that the span is empty in any cas
 _FINITE: Final = "the condition before it has refused what is not finite: its exponent is an integer"
 _HAS_AN_END: Final = "a tier with others behind it ends beyond 0, or it is refused"
 _HALF: Final = "what raises an alert would keep one open: half of it is enough for that"
+_TWICE: Final = "of two equal entries in the queue the second is passed over"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -93,6 +94,9 @@ EQUIVALENT: Final[dict[str, str]] = {
     "tally.Tally._is_past: 0 -> -1 #2": _YEARS_2000,
     "tally.Tally._is_past: 0 -> 1 #3": _YEARS_2000,
     "tally.Tally._is_past: 0 -> -1 #3": _YEARS_2000,
+    "tally.Tally._renew: new.due_ms < new.queued_ms -> new.due_ms <= new.queued_ms": _TWICE,
+    "anomaly.rates.fall: not is_new and (not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)) -> "
+    "not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)": _HALF,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

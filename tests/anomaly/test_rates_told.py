@@ -1,6 +1,7 @@
 """Rises, falls and silences on baselines made by hand: from where on they are told, kept open, and how."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -205,6 +206,29 @@ def test_a_fall_needs_a_baseline_of_the_whole_hour() -> None:
         "usage_fall", "acme", "webrtc_minutes", "", NOON_MS - MS_PER_HOUR, "info", 2_000, 10_000, "session", -96 * 5,
         "acme: 20 % of the sessions began that are usual at this hour", "roommeter sessions",
     )  # fmt: skip
+
+
+def test_the_bounds_of_a_fall_are_exact_however_large() -> None:
+    """Of an hour of twelve millions; and a rule may ask for a hundredth."""
+    usual = [_usual(1_000_000)] * WINDOWS
+    for ratio_percent, enough in ((40, 4_800_000), (1, 120_000)):
+        rule = replace(_FALLS, ratio_percent=ratio_percent)
+        found = [fall(_SUBJECT, [count, *[0] * (WINDOWS - 1)], usual, NOON_MS, rule) for count in (enough, enough + 1)]
+        assert [_is_new(one) for one in found] == [True, False]
+        assert found[0] is not None
+        assert found[0].increments == enough - 12_000_000
+    few = _usual(5)._replace(least=12 * 4_999)
+    assert _fall(24, few) is None
+
+
+def test_of_two_hours_the_one_that_varies_more_decides() -> None:
+    """An hour of windows seldom begins with the clock's."""
+    below = stabilised(120_000) - stabilised(24_000)
+    calm, wild, wilder = (_usual(10, lack=Extremes(lack, 0)) for lack in (0, below + 1, 2 * below + 1))
+    counts = [2] * WINDOWS
+    for other, is_new in ((calm, True), (wild, False), (wilder, None)):
+        usual = [*[calm] * 6, *[other] * (WINDOWS - 6)]
+        assert _is_new(fall(_SUBJECT, counts, usual, NOON_MS, _FALLS)) is is_new
 
 
 def test_what_is_missing_counts_once_where_nothing_else_is_said() -> None:
