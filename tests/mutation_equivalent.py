@@ -16,6 +16,7 @@ _FINITE: Final = "the condition before it has refused what is not finite: its ex
 _HAS_AN_END: Final = "a tier with others behind it ends beyond 0, or it is refused"
 _HALF: Final = "what raises an alert would keep one open: half of it is enough for that"
 _TWICE: Final = "of two equal entries in the queue the second is passed over"
+_BELOW_LEAST: Final = "where the upper quartile is 0 the fence is below least_minutes in any case"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -97,6 +98,9 @@ EQUIVALENT: Final[dict[str, str]] = {
     "tally.Tally._renew: new.due_ms < new.queued_ms -> new.due_ms <= new.queued_ms": _TWICE,
     "anomaly.rates.fall: not is_new and (not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)) -> "
     "not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)": _HALF,
+    "anomaly.rates.silence: 0 -> -1": "what is below nothing is as rare as nothing",
+    "anomaly.sessions.fence_ms: 1 -> 2 #2": _BELOW_LEAST,
+    "anomaly.sessions.fence_ms: 1 -> 0 #2": _BELOW_LEAST,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

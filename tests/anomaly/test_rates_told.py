@@ -262,6 +262,15 @@ def test_a_silence_lies_as_far_out_as_the_days_go_and_five_deviations(more: int,
     assert _is_new(_silence(3, _usual(10, lack=Extremes(below - 500 + more, 100)))) is is_new
 
 
+def test_a_silence_is_certain_where_each_of_its_hours_would_have_it_so() -> None:
+    """And not a thousandth less than what is needed would be usual."""
+    below = stabilised(30_000) - stabilised(0)
+    calm, wild, less = _usual(10), _usual(10, lack=Extremes(below + 1, 0)), _usual(10)._replace(least=12 * 9_999)
+    for other, is_new in ((calm, True), (wild, False), (less, False)):
+        counts, usual = [0, 0, 0, *[1] * (WINDOWS - 3)], [calm, calm, other, *[calm] * (WINDOWS - 3)]
+        assert _is_new(silence("project_silent", _SUBJECT, counts, usual, NOON_MS, _SILENCES)) is is_new
+
+
 @pytest.mark.parametrize(("silent", "windows"), [(3, 3), (12, 12), (WINDOWS, 12)])
 def test_a_silence_is_told_with_how_long_it_lasts(silent: int, windows: int) -> None:
     """And how many are usual in that time."""
@@ -285,6 +294,8 @@ def _hour(total: int, *, excess: Extremes = _ALIKE, lack: Extremes = _ALIKE) -> 
     [
         (_hour(0), 60, ["usage_rise"]),
         (_hour(0), 59, []),
+        (_hour(20), 80, ["usage_rise"]),
+        (_hour(20), 79, []),
         (_hour(100), 300, ["usage_rise"]),
         (_hour(100), 299, []),
         (_hour(100), 40, ["usage_fall"]),

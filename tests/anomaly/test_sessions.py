@@ -30,6 +30,11 @@ def test_the_fence_is_tukeys_of_logarithms(lengths: Lengths | None, minutes: flo
     assert fence_ms(lengths, _LONG) == int(minutes * MS_PER_MINUTE)
 
 
+def test_a_quartile_of_nothing_counts_as_a_millisecond() -> None:
+    """Sessions may begin and end at one moment; nothing is divided by 0."""
+    assert fence_ms(Lengths(50, 0, 100), _LONG) == 100**4 * 104 // 5
+
+
 def _connected(minutes: float, ended_ms: int = NOON_MS, **changes: object) -> Connected:
     began_ms = ended_ms - int(minutes * MS_PER_MINUTE)
     usual = Connected("acme", "webrtc_minutes", "RM_1", "jo", "PA_1", began_ms, ended_ms, is_open=True)
