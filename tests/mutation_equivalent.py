@@ -17,6 +17,7 @@ _HAS_AN_END: Final = "a tier with others behind it ends beyond 0, or it is refus
 _HALF: Final = "what raises an alert would keep one open: half of it is enough for that"
 _TWICE: Final = "of two equal entries in the queue the second is passed over"
 _BELOW_LEAST: Final = "where the upper quartile is 0 the fence is below least_minutes in any case"
+_NO_OVERLAP: Final = "what does not overlap does so for less than overlap_minutes, which are 1 at least"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -101,6 +102,9 @@ EQUIVALENT: Final[dict[str, str]] = {
     "anomaly.rates.silence: 0 -> -1": "what is below nothing is as rare as nothing",
     "anomaly.sessions.fence_ms: 1 -> 2 #2": _BELOW_LEAST,
     "anomaly.sessions.fence_ms: 1 -> 0 #2": _BELOW_LEAST,
+    "anomaly.sessions.twins: for other in ordered[number + 1:] if other.began_ms < one.ended_ms -> "
+    "for other in ordered[number + 1:]": _NO_OVERLAP,
+    "anomaly.sessions.twins: other.began_ms < one.ended_ms -> other.began_ms <= one.ended_ms": _NO_OVERLAP,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",
