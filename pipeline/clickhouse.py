@@ -28,6 +28,7 @@ from pipeline.metering.session import Room, Session, shared_set
 from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, hour_of
 from pipeline.metering.usage import CellKey, Usage
 from pipeline.rows import (
+    READ_SESSIONS,
     Batch,
     ChangeQuery,
     Changes,
@@ -39,6 +40,7 @@ from pipeline.rows import (
     meter_table,
     rollup_table,
     rules_table,
+    session_row,
     timestamp,
 )
 from pipeline.store_queries import CHANGES, OPEN_ROOMS
@@ -69,19 +71,14 @@ FROM usage_hourly(
 WHERE {meter:String} = '' OR meter = {meter:String}
 ORDER BY project, meter, hour
 """
-_SESSIONS: Final = """
-SELECT
-    project, room, session, kind, number, agent, identity, region,
-    toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(ended_at), toUnixTimestamp64Milli(last_seen),
-    is_open, end_without_start, start_inferred, end_presumed, clock_skew,
-    arrayExists(source -> startsWith(source, 'reconcile/'), sources) AS reconciled, amended
-FROM session_timelines(
-    as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
-    active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})
+_SESSIONS: Final = (
+    READ_SESSIONS
+    + """
 WHERE ({room:String} = '' OR room = {room:String}) AND ({session:String} = '' OR session = {session:String})
 ORDER BY last_seen DESC, project, room, session
 LIMIT {limit:UInt64}
 """
+)
 _ROLLUP_FIELDS: Final = """
 SELECT
     project, meter, toUnixTimestamp64Milli(hour), revision, increments, increments_open, increments_delta,
@@ -369,7 +366,7 @@ def _question(query: Query) -> tuple[str, dict[str, object], Callable[[Any], Any
         return _USAGE, moment | span | {"meter": query.meter or ""}, lambda row: ((*row[:3],), Usage(*row[3:]))
     names = {"project": query.project or "", "room": query.room or "", "session": query.session or ""}
     limits = {"active_since": timestamp(query.active_since_ms), "limit": query.limit}
-    return _SESSIONS, moment | names | limits, lambda row: SessionRow(*row[:11], *map(bool, row[11:]))
+    return _SESSIONS, moment | names | limits, session_row
 
 
 def _span(from_ms: int, to_ms: int | None, project: str | None) -> dict[str, object]:

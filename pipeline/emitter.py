@@ -19,7 +19,7 @@ from pipeline.audit.laws import ProjectHour
 from pipeline.clickhouse import Store
 from pipeline.kafka import LogReader, end_offsets
 from pipeline.metering.meters import Meters
-from pipeline.metering.rollup import Rollup, follows, revise, watermark_ms
+from pipeline.metering.rollup import Rollup, complete_until_ms, follows, revise, watermark_ms
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, NEVER_MS, hour_of
 from pipeline.metering.usage import CellKey, Usage
 from pipeline.metrics import Metrics
@@ -107,7 +107,7 @@ class Emitter:
         # What was reached once, by this emitter or another, stays reached. But it can look less: when a partition
         # that was idle for weeks gets a record, all that is known of it until that is processed is weeks old.
         self.reached_ms = watermark = max([self.reached_ms, *(rollup.watermark_ms for rollup in emitted.values())])
-        until_ms = hour_of(max(0, watermark - self._settings.grace_period_ms))
+        until_ms = complete_until_ms(watermark, self._settings.grace_period_ms)
         look = await self._look(watermark, until_ms)
         current = await self._usage(look)
         in_window = {key: rollup for key, rollup in emitted.items() if look.from_ms <= rollup.hour_ms < until_ms}
@@ -125,7 +125,7 @@ class Emitter:
         self._looked = look
         self._again_ms = min((rollup.hour_ms for rollup in (*revised, *decided)), default=NEVER_MS)
         self._metrics.watermark_seconds.set(watermark / 1000)
-        due_ms = hour_of(max(0, self._clock() - self._settings.grace_period_ms))
+        due_ms = complete_until_ms(self._clock(), self._settings.grace_period_ms)
         self._metrics.emission_lag_seconds.set((due_ms - until_ms) / 1000)
         return Emission(watermark, published)
 

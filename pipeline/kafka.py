@@ -18,6 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
+from pipeline.brokers import client_options
 from pipeline.messages import Headers
 from pipeline.topics import Topic
 
@@ -352,7 +353,7 @@ async def partitions_of_topic(bootstrap: str, topic: str) -> list[TopicPartition
 
 @contextlib.asynccontextmanager
 async def _admin(bootstrap: str) -> AsyncIterator[Any]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**client_options(bootstrap), request_timeout_ms=TIMEOUT_MS)
     try:
         with translated(bootstrap):
             await admin.start()
@@ -365,7 +366,7 @@ async def _admin(bootstrap: str) -> AsyncIterator[Any]:
 async def open_consumer(bootstrap: str, group: str | None = None) -> AsyncIterator[Any]:
     """Yield a connected consumer of the library that commits nothing by itself. Raises KafkaAway."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **client_options(bootstrap),
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="none",

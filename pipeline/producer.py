@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
+from pipeline.brokers import client_options
 from pipeline.kafka import AWAY
 from pipeline.messages import EVERY_PARTITION, Headers
 
@@ -181,7 +182,7 @@ class Producer:
         try:
             while True:
                 client = AIOKafkaProducer(
-                    bootstrap_servers=self._bootstrap,
+                    **client_options(self._bootstrap),
                     enable_idempotence=True,
                     linger_ms=_LINGER_MS,
                     request_timeout_ms=_TIMEOUT_MS,

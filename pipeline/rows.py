@@ -157,6 +157,24 @@ class SessionRow(NamedTuple):
     amended: bool
 
 
+#: The columns of a SessionRow, in order, of the sessions of project that were alive since then.
+READ_SESSIONS: Final = """
+SELECT
+    project, room, session, kind, number, agent, identity, region,
+    toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(ended_at), toUnixTimestamp64Milli(last_seen),
+    is_open, end_without_start, start_inferred, end_presumed, clock_skew,
+    arrayExists(source -> startsWith(source, 'reconcile/'), sources) AS reconciled, amended
+FROM session_timelines(
+    as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
+    active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})
+"""
+
+
+def session_row(columns: Sequence[Any]) -> SessionRow:
+    """Return what was read with READ_SESSIONS."""
+    return SessionRow(*columns[:11], *map(bool, columns[11:]))
+
+
 def timestamp(time_ms: int) -> str:
     """Write a time as a parameter; times beyond what the columns can hold become the nearest that they can."""
     return format_time(min(max(time_ms, NOT_SEEN_MS), NEVER_MS)).replace("T", " ").removesuffix("Z")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import DirectoryPath, Field, PositiveInt
+from pydantic import AfterValidator, DirectoryPath, Field, PositiveInt
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -14,6 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pipeline.brokers import Brokers
 from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
 
 
@@ -22,7 +23,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ROOMMETER_", frozen=True, extra="ignore")
 
-    kafka: Annotated[str, Field(description="Kafka bootstrap servers, host:port,host:port")] = "127.0.0.1:9092"
+    kafka: Annotated[
+        str,
+        AfterValidator(Brokers.parse),
+        Field(description="Kafka, host:port,host:port; with TLS or a password: infra/README.md"),
+    ] = "127.0.0.1:9092"
     topic_prefix: Annotated[str, Field(description="put before the name of every topic, and of the consumer group")] = (
         ""
     )

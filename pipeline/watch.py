@@ -14,7 +14,8 @@ from typing import Final
 from pipeline.alerts.alerter import SETTLE_MS
 from pipeline.http import Readiness
 from pipeline.kafka import KafkaAway, TopicMismatch, backlogs
-from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, MS_PER_SECOND, hour_of
+from pipeline.metering.rollup import complete_until_ms
+from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, MS_PER_SECOND
 from pipeline.metrics import Metrics
 from pipeline.progress import Look, Progress, Work
 from pipeline.settings import Settings
@@ -102,7 +103,7 @@ def emitter_probe(
 
     async def probe() -> Look:
         reached, grace_ms = reached_ms(), settings.grace_period_ms
-        due = hour_of(max(0, clock() - grace_ms)) - hour_of(max(0, reached - grace_ms))
+        due = complete_until_ms(clock(), grace_ms) - complete_until_ms(reached, grace_ms)
         work: dict[str, Work] = {"hours due": Work(reached, max(0, due) // MS_PER_HOUR)}
         return Look(work, _IN_HAND * settings.stall_after_ms + slack_ms())
 

@@ -15,6 +15,9 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar
 
+import faust
+
+from pipeline.brokers import security_of
 from pipeline.clickhouse import Store, StoreUnavailable
 from pipeline.deadletters.breaker import Breaker
 from pipeline.fastlane import App, BatchTable
@@ -107,6 +110,7 @@ class Worker:
         app = App(
             settings.group,
             broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
+            broker_credentials=_credentials(settings.kafka),
             datadir=tempfile.gettempdir(),  # Faust wants one; with tables in memory nothing is put there
             web_enabled=False,  # its server would listen on every address, and show the tables
             topic_allow_declare=False,  # pipeline.topics declares them
@@ -231,3 +235,11 @@ class Worker:
             partition = partition_of(f"{project}/{name}".encode(), count)
             if partition in unknown:
                 self.tracker.join(partition, (project, name), room)
+
+
+def _credentials(bootstrap: str) -> Any:
+    """Return how Faust is to speak to the brokers; None where there is neither TLS nor a password."""
+    tls, mechanism, username, password = security_of(bootstrap)
+    if mechanism:
+        return faust.SASLCredentials(mechanism=mechanism, username=username, password=password, ssl_context=tls)
+    return None if tls is None else faust.SSLCredentials(tls)

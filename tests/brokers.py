@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.broker import EmbeddedBroker, free_port, kill_guarded, start_guarded, stop_guarded, wait_for_broker
+from tests.locks import Locks
 
 _POM: Final = Path(__file__).parent.parent / "infra" / "kafka" / "pom.xml"
 _VERSION: Final = re.findall(r"<artifactId>kafka_2.13</artifactId>\s*<version>(.*?)<", _POM.read_text())[0]
@@ -186,6 +187,7 @@ class ApacheKafka(ProcessBroker):
         """Keep its data in a directory."""
         self.process = None
         self.port = free_port()
+        self.locks = Locks(directory / "tls", free_port(), free_port())
         self._directory = directory
         self._controller_port = free_port()
 
@@ -197,6 +199,7 @@ class ApacheKafka(ProcessBroker):
         if not properties.exists():
             config = kafka_config(f"127.0.0.1:{self.port}", "127.0.0.1", self.port, self._controller_port)
             config["log.dirs"] = str(self._directory / "data")
+            config = self.locks.fit(config)
             properties.write_text("".join(f"{name}={value}\n" for name, value in config.items()))
             format_log_dir = (
                 "kafka.tools.StorageTool",
@@ -205,6 +208,8 @@ class ApacheKafka(ProcessBroker):
                 "MkU3OEVBNTctOEUyRi00Mg",
                 "-c",
                 str(properties),
+                "--add-scram",
+                f"SCRAM-SHA-512=[name={self.locks.user},password={self.locks.password}]",
             )
             run("java", *_JVM, "-cp", classpath, *format_log_dir)
         self.process = start_guarded(("java", *_JVM, "-cp", classpath, "kafka.Kafka", str(properties)), log)

@@ -1,22 +1,24 @@
 """Mutation score of the core: every small wrong change of `pipeline/metering` has to fail a test.
 
-    python -m tests.mutation [module ...] [--jobs N] [--least PERCENT]
+    python -m tests.mutation [module or package ...] [--jobs N] [--least PERCENT]
 
 A mutant is the core with one operator, constant, call, condition or statement changed (`_replacements` lists all
-ways). The fast tests of the core run against each, in a process forked from one that has imported everything else.
+ways). The fast tests that load its module run against each, those named after the module first, in a process forked
+from one that has imported everything else: a tenth of a second of CPU to a few seconds, the longest where it survives.
 A mutant that no test notices has survived. One that cannot be noticed, because it behaves alike, is in EQUIVALENT
-with the reason, and does not count. Left alone are texts for people (docstrings, what is raised, any other with
-a space in it), annotations, decorators and asserts, which state what is certain.
+with the reason, and does not count. Left alone are texts for people (docstrings, what is raised, any that is formatted
+or has a space in it), annotations, decorators and asserts, which state what is certain.
 """
 
 import argparse
 import ast
+import gc
 import importlib.abc
 import importlib.util
 import os
 import resource
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -30,10 +32,18 @@ from tests.mutation_equivalent import EQUIVALENT
 
 _ROOT: Final = Path(__file__).parents[1]
 _CORE: Final = _ROOT / "pipeline" / "metering"
+_PREFIX: Final = "pipeline.metering."
 #: What a mutant may use before it counts as noticed: it never ends, or fills the memory.
-_CPU_SECONDS: Final = 60
-_MEMORY_BYTES: Final = 4 << 30
+_CPU_SECONDS: Final = 30
+_MEMORY_BYTES: Final = 2 << 30
 _EXAMPLES: Final = 25
+#: The fast tests: none that waits for anything, or starts processes, which would load the core as it is.
+_TESTS: Final = [
+    file
+    for pattern in ("metering/test_*.py", "anomaly/test_*.py", "test_metering_page*.py")
+    for file in sorted((_ROOT / "tests").glob(pattern))
+    if file.stem != "test_time_zones"
+]
 
 _COMPARISONS: Final = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -42,6 +52,7 @@ _COMPARISONS: Final = {
 _OPERATORS: Final = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Div: ast.Mult,
     ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
+    ast.LShift: ast.RShift, ast.RShift: ast.LShift,
 }  # fmt: skip
 _CALLS: Final = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}
 #: Fields of nodes in which nothing is changed.
@@ -139,7 +150,7 @@ def _replacements(node: ast.AST, field: str) -> Iterator[ast.AST]:  # noqa: C901
             yield ast.Return(ast.Constant(None))
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]) | ast.Raise() | ast.Continue() | ast.Break():
             yield ast.Pass()
-        case ast.Expr(value=ast.Call() | ast.Yield()):
+        case ast.Expr(value=ast.Call() | ast.Yield() | ast.YieldFrom()) | ast.Delete():
             yield ast.Pass()
 
 
@@ -181,8 +192,8 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self._path.read_text()
 
 
-def run(mutant: Mutant | None, tree: ast.Module | None) -> int:
-    """Fork a process that runs the tests against a mutant (None: the core as it is); return its id."""
+def run(module: str, files: Sequence[Path], mutant: Mutant | None = None, tree: ast.Module | None = None) -> int:
+    """Fork a process that runs tests against a mutant (None: the core as it is); return its id."""
     sys.stdout.flush()
     process = os.fork()
     if process:
@@ -196,7 +207,7 @@ def run(mutant: Mutant | None, tree: ast.Module | None) -> int:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
         if mutant is not None and tree is not None:
             _install(mutant, tree)
-        code = _test(mutant.module if mutant else "")
+        code = _test(module, files)
     finally:
         os._exit(code)
 
@@ -206,13 +217,17 @@ def _install(mutant: Mutant, tree: ast.Module) -> None:
         setattr(mutant.parent, mutant.field, mutant.new)
     else:
         getattr(mutant.parent, mutant.field)[mutant.at] = mutant.new
-    path = _CORE / f"{mutant.module}.py"
+    path = _path(mutant.module)
     code = compile(ast.fix_missing_locations(tree), str(path), "exec")
-    sys.meta_path.insert(0, _Mutated(f"pipeline.metering.{mutant.module}", code, path))
+    sys.meta_path.insert(0, _Mutated(_PREFIX + mutant.module, code, path))
 
 
-def _test(module: str) -> int:
-    """Run the fast tests of the core, those named after the module first; the first failure ends it."""
+def _path(module: str) -> Path:
+    return _CORE.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _test(module: str, files: Sequence[Path]) -> int:
+    """Run tests, those named after the module first; the first failure ends it."""
     hypothesis.settings.register_profile(
         "mutation",
         max_examples=_EXAMPLES,
@@ -222,34 +237,54 @@ def _test(module: str) -> int:
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    files = sorted((_ROOT / "tests" / "metering").glob("test_*.py"), key=lambda file: module not in file.name)
-    files.append(_ROOT / "tests" / "test_metering_page.py")
+    name = module.rpartition(".")[2]
+    own = [file for file in files if name and (name in file.stem or file.stem.removeprefix("test_") in name)]
+    others = [file for file in files if file not in own]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the others take longer to load than most mutants to fail
-    plugins = ["-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider"]
-    return int(pytest.main(["-x", "-q", *plugins, "--hypothesis-profile=mutation", *map(str, files)]))
+    plugins = ["-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin"]
+    plugins += ["-p", "no:cacheprovider", "-p", "no:unraisableexception"]  # the latter collects all garbage five times
+    options = ["-x", "-q", "--tb=native", "--noconftest", *plugins, "--hypothesis-profile=mutation"]
+    codes = (int(pytest.main([*options, *map(str, some)], [_ExamplesFirst()])) for some in (own, others) if some)
+    return next(filter(None, codes), 0)
 
 
-def _forget_ours() -> None:
-    """Import all that the tests need, and then forget what is ours, so that each mutant imports it anew."""
-    importlib.import_module("tests.conftest")
-    importlib.import_module("tests.metering.test_usage")
-    for name in list(sys.modules):
-        if name.split(".")[0] in ("pipeline", "tests") and name != "tests.mutation":
-            del sys.modules[name]
+class _ExamplesFirst:
+    """Puts tests of laws, on random examples, behind the others, which take less time and notice most."""
+
+    @staticmethod
+    def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+        """Sort the tests of all files."""
+        items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
+
+
+def _users() -> dict[str, list[Path]]:
+    """Return, by module of the core, the files of tests that load it; all else that they need is imported then."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for file in _TESTS:
+        importlib.import_module(".".join(file.relative_to(_ROOT).with_suffix("").parts))
+        for name in list(sys.modules):
+            if name.startswith(_PREFIX):
+                found[name.removeprefix(_PREFIX)].append(file)
+            if name.split(".")[0] in ("pipeline", "tests") and name != "tests.mutation":
+                del sys.modules[name]  # so that each mutant imports it anew
+    gc.collect()
+    gc.freeze()
+    return found
 
 
 def outcomes(modules: Sequence[str], jobs: int) -> Iterator[tuple[Mutant, bool]]:
     """Yield every mutant, and whether it survived; raises RuntimeError where the tests fail without any."""
-    _, status = os.waitpid(run(None, None), 0)
+    users = _users()
+    _, status = os.waitpid(run("", sorted({file for module in modules for file in users[module]})), 0)
     if status:
         raise RuntimeError("the tests of the core fail as it is: nothing can be said of mutants")
     running: dict[int, Mutant] = {}
     for module in modules:
-        tree = ast.parse((_CORE / f"{module}.py").read_text())
+        tree = ast.parse(_path(module).read_text())
         for mutant in mutants(module, tree):
             if len(running) >= jobs:
                 yield _ended(running)
-            running[run(mutant, tree)] = mutant
+            running[run(module, users[module], mutant, tree)] = mutant
     while running:
         yield _ended(running)
 
@@ -261,16 +296,19 @@ def _ended(running: dict[int, Mutant]) -> tuple[Mutant, bool]:
 
 def main() -> int:
     """Print the survivors and the score; return 1 where it is too low, or EQUIVALENT names what is not there."""
-    modules = sorted(path.stem for path in _CORE.glob("*.py") if path.stem != "__init__")
+    files = [path.relative_to(_CORE) for path in _CORE.rglob("*.py") if path.stem != "__init__"]
+    every = sorted(".".join(file.with_suffix("").parts) for file in files)
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", metavar="module", help=f"of {', '.join(modules)}; all by default")
+    parser.add_argument("modules", nargs="*", metavar="module", help=f"of {', '.join(every)}; all by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at once")
     parser.add_argument("--least", type=int, default=90, help="the least score in percent")
     asked = parser.parse_args()
-    _forget_ours()
+    modules = [module for module in every if not asked.modules or {module, module.split(".")[0]} & {*asked.modules}]
+    if unknown := {*asked.modules} - {*modules, *(module.split(".")[0] for module in modules)}:
+        parser.error(f"no module of the core: {', '.join(sorted(unknown))}")
     counts: dict[str, Counter[str]] = {}
     named = set()
-    for mutant, is_alive in outcomes(asked.modules or modules, asked.jobs):
+    for mutant, is_alive in outcomes(modules, asked.jobs):
         is_equivalent = is_alive and mutant.name in EQUIVALENT
         named |= {mutant.name} if is_equivalent else set()
         counts.setdefault(mutant.module, Counter())["alike" if is_equivalent else "alive" if is_alive else "dead"] += 1
@@ -278,8 +316,9 @@ def main() -> int:
             _say(f"survived: {mutant.name}  (line {mutant.line})")
     scores = [_line(module, counts[module]) for module in sorted(counts)]
     total = sum(counts.values(), Counter[str]())
-    _say(f"{'module':12} mutants  killed  survived  equivalent  score", *scores, _line("all", total))
-    stale = {name for name in EQUIVALENT if name.split(".")[0] in (asked.modules or modules)} - named
+    _say(f"{'module':18} mutants  killed  survived  equivalent  score", *scores, _line("all", total))
+    places = tuple(f"{module}{sign}" for module in modules for sign in ".:")
+    stale = {name for name in EQUIVALENT if name.startswith(places)} - named
     for name in sorted(stale):
         _say(f"in EQUIVALENT, but killed or not there: {name}")
     return 1 if stale or total["dead"] * 100 < asked.least * (total["dead"] + total["alive"]) else 0
@@ -293,7 +332,7 @@ def _say(*lines: str) -> None:
 def _line(module: str, count: Counter[str]) -> str:
     per_mille = count["dead"] * 1000 // max(1, count["dead"] + count["alive"])
     return (
-        f"{module:12} {count.total():7} {count['dead']:7} {count['alive']:9} {count['alike']:11}"
+        f"{module:18} {count.total():7} {count['dead']:7} {count['alive']:9} {count['alike']:11}"
         f"  {per_mille // 10}.{per_mille % 10} %"
     )
 

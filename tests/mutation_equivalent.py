@@ -7,6 +7,11 @@ _TYPE_ALONE: Final = "a type for the checker; the values are written where they 
 _YEARS_2000: Final = "no time of an event is before the year 2000, so any small number is below the one beside it"
 _REFUSED_BEFORE: Final = "the condition before it has refused a unit_size below 1 by then"
 
+_DIGITS_ALONE: Final = "what is stripped is a decimal's text: it has only digits, a point and a sign"
+_OWN_NAME: Final = "what a history is remembered under: any name serves that no other has"
+_CUT_OFF: Final = "what is too much is cut off in the end"
+_NOT_TODAY: Final = "any day serves that is not the first one looked at"
+
 _WIDE_ENOUGH: Final = "no amount has so many digits"
 _NO_MINUS_ZERO: Final = "the only number in between is 0, an integer without a sign"
 
@@ -31,5 +36,24 @@ EQUIVALENT: Final[dict[str, str]] = {
     "money.to_minor_units: numerator < 0 -> numerator <= 0": _NO_MINUS_ZERO,
     "money.to_minor_units: 0 -> 1": _NO_MINUS_ZERO,
     "plans: 'graduated' -> 'graduated~' #2": "where all is included no tier is looked at",
+    "counted.reported_by_hour: True -> False": "the reports of one subject have as many counters each",
+    "events.check_window: 0 -> 1 #3": _YEARS_2000,
+    "events.check_window: 0 -> -1 #3": _YEARS_2000,
+    "anomaly.alert: 'open' -> 'open~'": _TYPE_ALONE,
+    "anomaly.alert: 'resolved' -> 'resolved~'": _TYPE_ALONE,
+    "anomaly.alert.decimal: '0' -> '0~'": _DIGITS_ALONE,
+    "anomaly.alert.decimal: '.' -> '.~'": _DIGITS_ALONE,
+    "anomaly.cost.cost: account is None or prices is None or meter is None -> "
+    "prices is None or meter is None": "without an account there are no prices",
+    "anomaly.cost.cost: '0' -> '0~' #2": _DIGITS_ALONE,
+    "anomaly.cost.cost: '.' -> '.~' #2": _DIGITS_ALONE,
+    "anomaly.detect.Detectors.__init__: 0 -> 1": _NOT_TODAY,
+    "anomaly.detect.Detectors.__init__: 0 -> -1": _NOT_TODAY,
+    "anomaly.detect.Detectors._activity: 'connects' -> 'connects~'": _OWN_NAME,
+    "anomaly.detect.Detectors._activity: 'active' -> 'active~'": _OWN_NAME,
+    "anomaly.detect.Detectors._server: 'events' -> 'events~'": _OWN_NAME,
+    "anomaly.detect.Detectors._reported: 'reported' -> 'reported~'": _OWN_NAME,
+    "anomaly.detect.Detectors._shares: 'Detector' -> 'Detector~'": "a cast is for the type checker",
+    "anomaly.detect.Detectors._baselines: len(usual) < WINDOWS -> len(usual) <= WINDOWS": _CUT_OFF,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",
 }

@@ -2,8 +2,10 @@
 
 import pytest
 
+from pipeline.metering.counted import held_by_hour
 from pipeline.metering.meters import Meters, parse_meters
-from pipeline.metering.units import format_time, parse_time
+from pipeline.metering.quantities import Held
+from pipeline.metering.units import MS_PER_DAY, format_time, parse_time
 from pipeline.metering.usage import Usage, usage
 from tests.metering.builders import (
     METERS,
@@ -176,6 +178,12 @@ def test_a_usage_event_sent_for_two_meters_counts_on_one() -> None:
     assert _discrete(log, "llm_input_tokens") == {}
 
 
+def test_an_hour_that_begins_with_the_moment_has_nothing_yet() -> None:
+    """R8: as of a moment nothing after it is billed; within an hour, all that is known of that hour is."""
+    assert _discrete([_used(5_000, "15:00:00")], as_of="15:00:00") == {}
+    assert _discrete([_used(5_000, "15:30:00")], as_of="15:00:00.001") == {"15": 5}
+
+
 def test_a_number_is_billed_once_for_every_month_in_which_it_is_held() -> None:
     """R15: in the hour in which it is first held, over the end of a year too."""
     log = [_acquired("2025-12-24T18:30:00Z"), _released("2026-02-01T00:00:00.001Z")]
@@ -194,6 +202,14 @@ def test_a_number_released_with_the_end_of_a_month_is_not_held_in_the_next() -> 
     """R15: midnight belongs to the month that begins."""
     log = [_acquired("2024-02-29T23:59:59Z"), _released("2024-03-01T00:00:00Z")]
     assert _rented(log, "2024-06-01T00:00:00Z") == {"2024-02-29T23": 1}
+
+
+def test_the_months_of_a_number_come_in_their_order() -> None:
+    """R20: whatever order the facts are kept in."""
+    acquired_ms = frozenset(parse_time("2026-01-10T00:00:00Z") + 31 * day * MS_PER_DAY + 7 - day for day in range(8))
+    hours = [*held_by_hour(Held(acquired_ms, frozenset(at_ms + 1 for at_ms in acquired_ms)), _LATER_MS)]
+    assert hours == sorted(hours)
+    assert len(hours) == 8
 
 
 def test_a_number_released_and_acquired_again_in_a_month_is_billed_once() -> None:

@@ -20,7 +20,7 @@ from pipeline.audit.recompute import Recomputation, floor_ms
 from pipeline.audit.store import AuditStore
 from pipeline.clickhouse import Store
 from pipeline.metering.meters import Meters
-from pipeline.metering.rollup import Rollup
+from pipeline.metering.rollup import Rollup, complete_until_ms
 from pipeline.metering.units import MS_PER_HOUR, hour_of
 from pipeline.metering.usage import CellKey, Usage
 from pipeline.rows import SessionQuery
@@ -172,7 +172,7 @@ class Auditor:
         newest = {row.rollup.key: row.rollup for row in stored}  # in order of revisions: the last one stays
         result.differences += audit_rollups.derived_columns(stored, self._meters)
         result.checked += len(newest)
-        until_ms = min(window.to_ms, hour_of(max(0, as_of_ms - self._settings.grace_period_ms)))
+        until_ms = min(window.to_ms, complete_until_ms(as_of_ms, self._settings.grace_period_ms))
         from_ms = max(window.from_ms, hour_of(max(0, as_of_ms - self._settings.correction_window_ms)))
         current = self._bill.usage(window._replace(from_ms=from_ms, to_ms=max(from_ms, until_ms)), as_of_ms)
         suspects: dict[CellKey, tuple[Rollup | None, Usage | None]] = {}
@@ -192,8 +192,8 @@ class Auditor:
 
     def _watermark(self, stages: list[Stage], ends: Mapping[int, int], window: Window, now_ms: int) -> Checked:
         name = topics(self._settings).lifecycle.name
-        due_ms = hour_of(max(0, now_ms - self._settings.grace_period_ms - audit.MOST_AGE_MS))
-        emitted_ms = hour_of(max(0, self._bill.emitted(window).as_of_ms - self._settings.grace_period_ms))
+        due_ms = complete_until_ms(now_ms - audit.MOST_AGE_MS, self._settings.grace_period_ms)
+        emitted_ms = complete_until_ms(self._bill.emitted(window).as_of_ms, self._settings.grace_period_ms)
         overdue: dict[CellKey, Usage] = {}
         if 0 < emitted_ms < due_ms <= window.to_ms:  # where nothing was ever emitted, nobody waits for it
             overdue = self._bill.usage(window._replace(from_ms=emitted_ms, to_ms=due_ms), now_ms)

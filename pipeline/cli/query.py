@@ -1,6 +1,6 @@
 """Commands that ask: usage, attribute, sessions, rollups."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,13 @@ _to = click.option("--to", "to_ms", type=TIME, help="Hours before this time.  [d
 _as_of = click.option(
     "--as-of", "as_of_ms", type=TIME, default="now", show_default=True, help="As seen at this moment."
 )
+
+
+def _of_usage(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a question about usage: which store, and the fields of a UsageQuery."""
+    for option in (_json, _as_of, _meter, _project, _to, _from, store_option):
+        command = option(command)
+    return command
 
 
 def open_store(store: str | None) -> "Store":
@@ -56,24 +63,9 @@ def _show(title: str, columns: Sequence[str], rows: Iterable[dict[str, Any]], *,
         "roommeter usage --store chdb:///var/lib/usage --as-of 2026-09-21T15:30:00Z --json",
     ),
 )
-@store_option
-@_from
-@_to
-@_project
-@_meter
-@_as_of
-@_json
+@_of_usage
 @expected_errors
-def usage(
-    store: str | None,
-    from_ms: int,
-    to_ms: int | None,
-    project: str | None,
-    meter: str | None,
-    as_of_ms: int,
-    *,
-    as_json: bool,
-) -> None:
+def usage(store: str | None, *, as_json: bool, **asked: Any) -> None:
     """Show usage per project, meter and hour, computed from all that is stored.
 
     Increments are what is billed; the open part belongs to sessions whose end is not known yet.
@@ -84,16 +76,7 @@ def usage(
     settings = settings_with(store=store)
     meters = load_meters(settings)
     with closing(open_store(store)) as opened:
-        cells = opened.usage(
-            UsageQuery(
-                as_of_ms=as_of_ms,
-                from_ms=from_ms,
-                to_ms=to_ms,
-                project=project,
-                meter=meter,
-                orphan_after_ms=settings.orphan_after_ms,
-            ),
-        )
+        cells = opened.usage(UsageQuery(**asked, orphan_after_ms=settings.orphan_after_ms))
     rows = (
         {
             "project": key[0],
@@ -107,7 +90,7 @@ def usage(
         for key, cell in cells
     )
     columns = ("project", "meter", "hour", "increments", "increments_open", "quantity", "unit")
-    _show(f"Usage as of {format_time(as_of_ms)}", columns, rows, as_json=as_json)
+    _show(f"Usage as of {format_time(asked['as_of_ms'])}", columns, rows, as_json=as_json)
 
 
 @click.command(
@@ -116,28 +99,12 @@ def usage(
         "roommeter attribute --by model --meter llm_output_tokens --json",
     ),
 )
-@store_option
 @click.option(
     "--by", type=click.Choice(["team", "key", "model", "endpoint"]), required=True, help="What usage is ascribed to."
 )
-@_from
-@_to
-@_project
-@_meter
-@_as_of
-@_json
+@_of_usage
 @expected_errors
-def attribute(
-    store: str | None,
-    by: Any,
-    from_ms: int,
-    to_ms: int | None,
-    project: str | None,
-    meter: str | None,
-    as_of_ms: int,
-    *,
-    as_json: bool,
-) -> None:
+def attribute(store: str | None, by: Any, *, as_json: bool, **asked: Any) -> None:
     """Show whose discrete usage it is (LLM tokens and other reported usage): by team, key, model or endpoint.
 
     What names nobody stands in a row of its own, so that the rows add up to the usage.
@@ -147,9 +114,8 @@ def attribute(
     from pipeline.rows import UsageQuery
 
     meters = load_meters(settings_with(store=store))
-    query = UsageQuery(as_of_ms=as_of_ms, from_ms=from_ms, to_ms=to_ms, project=project, meter=meter)
     with closing(open_store(store)) as opened:
-        found = attributed(opened, by, query)
+        found = attributed(opened, by, UsageQuery(**asked))
     rows = (
         {
             "project": row.project,
@@ -163,7 +129,7 @@ def attribute(
         for row in found
     )
     columns = ("project", "meter", by, "events", "increments", "quantity", "unit")
-    _show(f"Usage by {by} as of {format_time(as_of_ms)}", columns, rows, as_json=as_json)
+    _show(f"Usage by {by} as of {format_time(asked['as_of_ms'])}", columns, rows, as_json=as_json)
 
 
 @click.command(

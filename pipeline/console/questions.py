@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pipeline.audit.store import AuditStore
 from pipeline.metering.meters import Meter, Meters
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, hour_of
-from pipeline.rows import SessionRow, timestamp
+from pipeline.rows import READ_SESSIONS, SessionRow, session_row, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,15 +66,9 @@ GROUP BY project, kind
 ORDER BY count() DESC, project, kind
 LIMIT 100000
 """
-_SESSIONS: Final = """
-SELECT
-    project, room, session, kind, number, agent, identity, region,
-    toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(ended_at), toUnixTimestamp64Milli(last_seen),
-    is_open, end_without_start, start_inferred, end_presumed, clock_skew,
-    arrayExists(source -> startsWith(source, 'reconcile/'), sources) AS reconciled, amended
-FROM session_timelines(
-    as_of = {as_of:DateTime64(3, 'UTC')}, orphan_after_ms = {orphan_after_ms:UInt64},
-    active_since = {active_since:DateTime64(3, 'UTC')}, project = {project:String})
+_SESSIONS: Final = (
+    READ_SESSIONS
+    + """
 WHERE ({show:String} != 'open' OR is_open)
     AND ({show:String} != 'flagged'
         OR end_without_start OR start_inferred OR end_presumed OR clock_skew OR reconciled OR amended)
@@ -83,6 +77,7 @@ WHERE ({show:String} != 'open' OR is_open)
 ORDER BY last_seen DESC, project, room, session
 LIMIT {most:UInt64} OFFSET {offset:UInt64}
 """
+)
 _ALERTS: Final = """
 SELECT
     toString(id), project, meter, detector, severity, subject, status, toUnixTimestamp64Milli(since),
@@ -216,7 +211,7 @@ def sessions(
         most=most,
         offset=offset,
     )
-    return [SessionRow(*row[:11], *map(bool, row[11:])) for row in rows]
+    return [session_row(row) for row in rows]
 
 
 def alerts(store: "Store", *, project: str = "", status: str = "", most: int = 200) -> list[Alert]:

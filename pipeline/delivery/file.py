@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 from pipeline.delivery.delivery import Target
 from pipeline.delivery.targets import OpenMeter, Stripe, Webhook
 from pipeline.metering.meters import Meters
+from pipeline.server_url import server_url
 
 #: Standard Webhooks: a secret has 24 to 64 bytes, and is written in base64 behind this.
 _PREFIX: Final = "whsec_"
@@ -25,24 +26,13 @@ class InvalidTargets(ValueError):
     """The file of targets cannot be used; the message says what to do, and no secret."""
 
 
-def _check_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_server = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
-    except ValueError:  # its own message would show the address, with the password that may stand in it
-        is_server = False
-    if not is_server:
-        raise ValueError("is not http(s)://host[:port][/path] without user and password")
-    return url.rstrip("/")
-
-
 def _check_safe_url(url: str) -> str:
-    if urlsplit(_check_url(url)).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK:
+    if urlsplit(server_url(url)).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK:
         raise ValueError("is not https, and would show the key to the network")
-    return _check_url(url)
+    return server_url(url)
 
 
-_Url = Annotated[str, AfterValidator(_check_url)]
+_Url = Annotated[str, AfterValidator(server_url)]
 _SafeUrl = Annotated[str, AfterValidator(_check_safe_url)]
 _Variable = Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 _EventName = Annotated[str, StringConstraints(min_length=1, max_length=100)]

@@ -6,7 +6,6 @@ Unknown fields are mistakes, since a typo must not pass in silence. No value is 
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +16,8 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+
+from pipeline.server_url import server_url
 
 #: A shorter secret can be guessed; LiveKit's own keys have 43 characters.
 LEAST_SECRET_CHARACTERS: Final = 16
@@ -60,17 +61,6 @@ def _check_secret(secret: str, info: ValidationInfo[_Given]) -> str:
     if secret != secret.strip():
         raise ValueError("begins or ends with white space, which hardly belongs to it; remove that")
     return secret
-
-
-def _check_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_server = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
-    except ValueError:  # its own message would show the address, with the password that may stand in it
-        is_server = False
-    if not is_server:
-        raise ValueError("is not http(s)://host[:port] without user and password; wss:// becomes https://")
-    return url.rstrip("/")
 
 
 def _check_pattern(pattern: str) -> str:
@@ -143,7 +133,7 @@ class ProjectTable(_Table):
     requests_per_s: PositiveInt = 500
     livekit: list[LivekitKeyTable] = []
     tokens: list[TokenTable] = []
-    livekit_url: Annotated[str, AfterValidator(_check_url)] = ""
+    livekit_url: Annotated[str, AfterValidator(server_url)] = ""
 
 
 class JanusTable(_Table):

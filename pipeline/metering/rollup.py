@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 
 from pipeline.metering.meters import Meters
-from pipeline.metering.units import MS_PER_HOUR, NOT_SEEN_MS
+from pipeline.metering.units import NOT_SEEN_MS, hour_of
 from pipeline.metering.usage import CellKey, Usage
 
 Status = Literal["open", "settled"]
@@ -54,9 +54,9 @@ def rollup_id(project: str, meter: str, hour_ms: int, revision: int) -> str:
     return str(uuid5(_NAMESPACE, "\0".join((project, meter, str(hour_ms), str(revision)))))
 
 
-def is_complete(hour_ms: int, watermark_ms: int, grace_period_ms: int) -> bool:
-    """Tell whether every partition has been processed past the hour's end plus the grace period (R18)."""
-    return watermark_ms >= hour_ms + MS_PER_HOUR + grace_period_ms
+def complete_until_ms(watermark_ms: int, grace_period_ms: int) -> int:
+    """Return the end of the last hour past which, plus the grace period, every partition is processed (R18), in ms."""
+    return hour_of(max(0, watermark_ms - grace_period_ms))
 
 
 def watermark_ms(

@@ -16,7 +16,7 @@ class TallyHours:
         self.changed: set[str] = set()
         self._recent: dict[str, defaultdict[tuple[str, int], int]] = {}
         self._before: dict[tuple[str, str], dict[int, int]] = {}
-        self._sums: dict[tuple[str, str, int], int] = {}
+        self._sums: dict[tuple[str, str, int, int], int] = {}
         self._as_of_ms = 0
         self._ahead: defaultdict[CellKey, int] = defaultdict(int)
 
@@ -59,7 +59,7 @@ class TallyHours:
 
     def increments(self, project: str, meter: str, period_ms: int, period_end_ms: int) -> int:
         """Return the increments of the hours that start in [period_ms, period_end_ms)."""
-        key = (project, meter, period_ms)
+        key = (project, meter, period_ms, period_end_ms)
         before = self._sums.get(key)
         if before is None:
             hours = self._before.get((project, meter), {})

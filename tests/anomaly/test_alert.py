@@ -7,8 +7,18 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pipeline.alerts import codec
-from pipeline.metering.anomaly.alert import DETECTORS, Alert, Finding, Story, changes, decimal, follows
-from pipeline.metering.units import MS_PER_MINUTE
+from pipeline.metering.anomaly.alert import (
+    DETECTORS,
+    SEVERITIES,
+    Alert,
+    Finding,
+    Mute,
+    Story,
+    changes,
+    decimal,
+    follows,
+)
+from pipeline.metering.units import MS_PER_MINUTE, NOT_SEEN_MS
 from tests.anomaly.builders import NOON_MS, finding
 from tests.metering.builders import ROOT
 
@@ -28,6 +38,7 @@ def test_a_finding_raises_an_alert_and_the_same_again_says_nothing() -> None:
     """Raised once."""
     [raised] = _changes([finding()], {})
     assert (raised.revision, raised.status, raised.id) == (1, "open", _STORM.id)
+    assert (raised.muted, raised.cost, raised.currency) == (False, "0", "")
     assert _changes([finding()], _said(raised)) == []
 
 
@@ -35,15 +46,18 @@ def test_an_onset_that_moves_is_the_same_alert() -> None:
     """Late events may show that it began earlier: it keeps the onset, and the id, that it was raised with."""
     [update] = _changes([finding(since_ms=NOON_MS - 1, observed=9_000_000)], _said(_STORM))
     assert (update.id, update.revision, update.finding.since_ms) == (_STORM.id, 2, NOON_MS)
+    assert (update.status, update.key) == ("open", f"{_STORM.id}.2")
 
 
 @pytest.mark.parametrize(
     ("change", "is_told"),
     [
         ({"observed": 900_000}, False),
-        ({"observed": 2_000_000}, True),
-        ({"increments": 1_500}, False),
-        ({"increments": 1_700}, True),
+        ({"observed": 9_500 + 2 * 802_500 - 1}, False),
+        ({"observed": 9_500 + 2 * 802_500}, True),
+        ({"observed": 9_500 - 2 * 802_500}, True),
+        ({"increments": 2 * 803 - 1}, False),
+        ({"increments": 2 * 803}, True),
         ({"severity": "critical"}, True),
         ({"severity": "info"}, False),
     ],
@@ -55,11 +69,24 @@ def test_an_alert_is_told_again_when_it_has_doubled_or_become_graver(
     assert len(_changes([finding(**change)], _said(_STORM))) == is_told
 
 
+def test_what_was_told_of_nearly_nothing_is_told_again_only_when_it_is_something() -> None:
+    """Twice nothing is nothing, and below two hundred increments their doubling is no news."""
+    told = Alert(finding(observed=9_500, increments=0), 1, "open", NOON_MS)
+    for change, is_told in (
+        ({"observed": 9_501}, False),
+        ({"observed": 9_502}, True),
+        ({"increments": 199}, False),
+        ({"increments": 200}, True),
+    ):
+        again = told.finding._replace(**change)  # type: ignore[arg-type] # either of two numbers
+        assert len(_changes([again], _said(told))) == is_told
+
+
 def test_an_alert_is_resolved_when_its_detector_finds_it_no_more() -> None:
     """And says what it said last."""
     [resolved] = _changes([], _said(_STORM))
     assert (resolved.status, resolved.revision, resolved.finding) == ("resolved", 2, _STORM.finding)
-    assert resolved.resolved_at_ms == NOON_MS + MS_PER_MINUTE
+    assert (_STORM.resolved_at_ms, resolved.resolved_at_ms) == (NOT_SEEN_MS, NOON_MS + MS_PER_MINUTE)
     assert _changes([], _said(resolved)) == []
 
 
@@ -95,6 +122,43 @@ def test_of_two_proposals_the_first_in_the_log_counts() -> None:
     assert not follows(_STORM._replace(as_of_ms=NOON_MS + 9), resolved)
 
 
+def test_a_revision_is_the_next_of_its_own_alert_and_of_a_later_moment() -> None:
+    """One that is worked out twice, skips one, or is of another onset, is not."""
+    update = _STORM._replace(revision=2, as_of_ms=NOON_MS + 1)
+    assert follows(update, _STORM)
+    assert not follows(update, None)
+    assert follows(update._replace(as_of_ms=NOON_MS), _STORM) is False
+    assert not follows(update._replace(revision=3), _STORM)
+    assert not follows(update._replace(finding=finding(since_ms=NOON_MS + 1)), _STORM)
+
+
+def test_after_a_resolution_only_a_later_onset_begins_anew() -> None:
+    """With its first revision."""
+    over = _STORM._replace(revision=2, status="resolved", as_of_ms=NOON_MS + 1)
+    later = Alert(finding(since_ms=NOON_MS + 1), 1, "open", NOON_MS + 2)
+    assert follows(later, over)
+    assert not follows(later._replace(revision=2), over)
+    assert not follows(later._replace(revision=3, finding=finding()), over)
+
+
+@pytest.mark.parametrize(
+    ("mute", "is_muted"),
+    [
+        ({}, True),
+        ({"detector": ""}, True),
+        ({"project": "", "detector": ""}, True),
+        ({"subject": "PA_1"}, False),
+        ({"project": "globex"}, False),
+        ({"detector": "flapping"}, False),
+        ({"until_ms": NOON_MS}, False),
+    ],
+)
+def test_a_mute_covers_what_it_names_until_it_ends(mute: dict[str, str | int], *, is_muted: bool) -> None:
+    """What it leaves open is any."""
+    one = Mute("acme", "connection_storm", "", NOON_MS + 1, NOON_MS - 1, "jo", "ticket 4711")
+    assert one._replace(**mute).covers(finding(), NOON_MS) == is_muted  # type: ignore[arg-type] # parametrized
+
+
 def test_a_decision_is_read_as_it_was_written() -> None:
     """Who told it, and every field."""
     alert = _STORM._replace(cost="8.03", currency="USD", muted=True)
@@ -110,8 +174,9 @@ def test_every_alert_we_write_is_valid_by_its_schema(status: str) -> None:
 
 
 def test_the_schemas_detectors_are_the_cores() -> None:
-    """One closed list."""
+    """One closed list; of severities too, the gravest last."""
     assert _SCHEMA["properties"]["detector"]["enum"] == list(DETECTORS)
+    assert SEVERITIES == ("info", "warning", "critical")
 
 
 @pytest.mark.parametrize("example", _SCHEMA["examples"], ids=lambda example: example["detector"])
@@ -129,7 +194,9 @@ def test_an_examples_id_comes_from_its_story_and_onset(example: dict[str, str]) 
     assert Alert(told, 1, "open", 1).id == example["id"]
 
 
-@pytest.mark.parametrize(("thousandths", "text"), [(0, "0"), (9_500, "9.5"), (-1, "-0.001"), (812_000, "812")])
+@pytest.mark.parametrize(
+    ("thousandths", "text"), [(0, "0"), (9_500, "9.5"), (-1, "-0.001"), (-1_020, "-1.02"), (800_000, "800")]
+)
 def test_quantities_are_exact_decimals(thousandths: int, text: str) -> None:
     """Thousandths, without needless zeros."""
     assert f"{decimal(thousandths):f}" == text

@@ -5,10 +5,10 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.faults.engine import Lab, Row
 from tests.simulation.faults import EVERY_FAULT
@@ -24,13 +24,12 @@ _FILES: Final = (
     "tests/metering/test_usage.py",
     "tests/metering/test_events_two_ways.py",
 )
-#: As many examples as so many seconds allow are tried of each law, up to the number asked for.
-_LAW_SECONDS: Final = 45
-_TRIAL: Final = 400
 #: A test that is given examples, with whatever else decorates it.
 _GIVEN: Final = re.compile(r"^@given.*\n(?:[@ )].*\n)*def (test_\w+)", re.MULTILINE)
 _PASSED: Final = re.compile(r"- (\d+) passing")
-_SPENT: Final = re.compile(r"during generate phase \(([\d.]+) seconds\)")
+_NO_MORE: Final = "Stopped because nothing left to do"
+#: The head of what is said of one test.
+_HEAD: Final = re.compile(r"^tests/\S+::.*:$", re.MULTILINE)
 _PROCESSES: Final = 2
 
 
@@ -64,42 +63,37 @@ def seeds(lab: Lab) -> Iterator[Row]:
 
 
 def laws(lab: Lab) -> Iterator[Row]:
-    """Try every law on many random logs; a law that is slow on as many as its time allows, and the row says so."""
+    """Try every law on many random examples, or on all there are."""
     wanted = lab.size(100, 100_000)
-    found = _laws()
+    found = [[f"{path}::{name}" for name in _GIVEN.findall(Path(path).read_text())] for path in _FILES]
+    # A process for each file, or where each law takes minutes for each law.
+    shares = [[law] for laws in found for law in laws] if lab.is_long else found
+    passed, whole, problems = 0, 0, []
     with ProcessPoolExecutor(_PROCESSES) as pool:
-        tried = list(pool.map(_try, found, [wanted] * len(found)))
-    counts = {law.partition("::")[2]: passed for law, (passed, _) in zip(found, tried, strict=True)}
-    problems = [f"{law}: {said}" for law, (_, said) in zip(found, tried, strict=True) if said]
-    fewer = {law: count for law, count in counts.items() if count < wanted}
-    note = f"{len(found)} laws; {len(found) - len(fewer)} on {wanted} examples or all there are"
-    if fewer:
-        note += "; in the time given: " + ", ".join(f"{law} {count}" for law, count in fewer.items())
-    yield Row("laws, by examples", sum(counts.values()), wanted, note=note, problems=problems)
+        for share, tried in zip(shares, pool.map(_try, shares, [wanted] * len(shares)), strict=True):
+            passed, whole = passed + tried.passed, whole + tried.whole
+            problems += [f"{share[0]}: {tried.wrong}"] if tried.wrong else []
+            lab.say(f"{share[0]} and {len(share) - 1} more: {tried.passed} examples")
+    note = f"{sum(map(len, found))} laws, each on {wanted} examples"
+    note += f"; {whole} of them on fewer, which are all there are" if whole else ""
+    yield Row("laws, by examples", passed, wanted, note=note, problems=problems)
 
 
-def _laws() -> list[str]:
-    """Return the laws: what in the files is given random examples."""
-    return [f"{path}::{name}" for path in _FILES for name in _GIVEN.findall(Path(path).read_text())]
+class _Tried(NamedTuple):
+    """How many examples some laws passed, how many laws on fewer than asked, which are all there are; what is wrong."""
+
+    passed: int
+    whole: int
+    wrong: str
 
 
-def _try(law: str, wanted: int) -> tuple[int, str]:
-    """Return how many examples a law passed, and what is wrong with it."""
-    passed, spent_s, wrong = _examples(law, min(wanted, _TRIAL))
-    affordable = min(wanted, int(_LAW_SECONDS * passed / max(spent_s, 0.001)))
-    if wrong or affordable <= passed:
-        return passed, wrong
-    passed, _, wrong = _examples(law, affordable)
-    return passed, wrong
-
-
-def _examples(law: str, examples: int) -> tuple[int, float, str]:
-    """Return how many examples a law passed of so many, in how many seconds, and what is wrong with it."""
-    done = _pytest("--hypothesis-show-statistics", law, examples=examples)
-    passed = sum(int(match[1]) for match in _PASSED.finditer(done.stdout))
-    spent_s = sum(float(match[1]) for match in _SPENT.finditer(done.stdout))
-    is_wrong = done.returncode != 0 or not passed
-    return passed, spent_s, (done.stdout + done.stderr)[-600:] if is_wrong else ""
+def _try(laws: Sequence[str], wanted: int) -> _Tried:
+    done = _pytest("--hypothesis-show-statistics", *laws, examples=wanted)
+    said = _HEAD.split(done.stdout)[1:]
+    counts = [sum(int(match[1]) for match in _PASSED.finditer(one)) for one in said]
+    fewer = [one for one, passed in zip(said, counts, strict=True) if passed < wanted]
+    is_wrong = done.returncode != 0 or len(said) < len(laws) or not all(_NO_MORE in one for one in fewer)
+    return _Tried(sum(counts), len(fewer), (done.stdout + done.stderr)[-600:] if is_wrong else "")
 
 
 def _pytest(*arguments: str, examples: int = 1) -> subprocess.CompletedProcess[str]:

@@ -1,14 +1,42 @@
-"""Random logs: few projects, rooms, sessions and servers, so that ids are reused and events collide."""
+"""Random logs: few projects, rooms, sessions and servers, so that ids are reused and events collide.
 
-from typing import Final
+Where a law is tried on more examples than _POOL_FROM, what they are made of is made once and drawn from a pool:
+making it anew is nine tenths of their time. Such a failing log is printed as it is, and not shrunk.
+"""
 
+from random import Random
+from typing import Final, TypeVar
+
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.metering.meters import KINDS
 from tests.metering.builders import Document, clock, event, rfc3339
 
+_POOL_FROM: Final = 5_000
+_POOL_SIZE: Final = 20_000
+_T = TypeVar("_T")
+
 _BEGIN_MS: Final = clock("13:30:00")
 _HOUR_MS: Final = 3_600_000
+
+
+def pooled(made: st.SearchStrategy[_T]) -> st.SearchStrategy[_T]:
+    """Return the strategy, or where there are many examples one that draws from what it made once."""
+    return st.sampled_from(_pool(made)) if settings().max_examples > _POOL_FROM else made
+
+
+def _pool(made: st.SearchStrategy[_T]) -> list[_T]:
+    pool: list[_T] = []
+
+    @settings(max_examples=_POOL_SIZE, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(made)
+    def fill(one: _T) -> None:
+        pool.append(one)
+
+    fill()
+    return pool
+
 
 #: Differences that lie on, just before and just after the edges of minutes and hours.
 _EDGES_MS: Final = [edge + by for edge in (0, 60_000, 600_000, 1_800_000, 5_400_000) for by in (-1, 0, 1)]
@@ -113,7 +141,23 @@ documents = st.one_of(
     _usage,
     _moves(times_ms),
 )
+
+
+def _logs(events: st.SearchStrategy[Document], *sizes: range) -> st.SearchStrategy[list[Document]]:
+    """Return lists of events with so many in them, each range of sizes as often as the others."""
+    if settings().max_examples <= _POOL_FROM:
+        return st.one_of([st.lists(events, min_size=size.start, max_size=size.stop - 1) for size in sizes])
+    pool = _pool(events)
+
+    def log(seed: int) -> list[Document]:
+        random = Random(seed)  # noqa: S311 - an example, not a secret
+        return random.choices(pool, k=random.choice(random.choice(sizes)))
+
+    return st.integers(0, 2**64).map(log)
+
+
 #: Small logs, which shrink well, and large ones, in which every session and room is told of many times.
-logs = st.lists(documents, max_size=8) | st.lists(documents, min_size=15, max_size=40)
+logs = _logs(documents, range(9), range(15, 41))
 #: Numbers that are acquired and released around the edges of months, some of them years apart.
-rental_logs = st.lists(_moves(month_times_ms | times_ms), max_size=12)
+rental_logs = _logs(_moves(month_times_ms | times_ms), range(13))
+documents = pooled(documents)

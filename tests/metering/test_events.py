@@ -189,6 +189,15 @@ def test_a_field_that_the_type_does_not_have_may_hold_anything(event_type: Event
     assert parsed(event(event_type.value, "12:00:00", **required | extra, flavour={"sweet": 1})).type is event_type
 
 
+def test_what_an_event_does_not_say_is_empty() -> None:
+    """R21: texts are '', numbers None; of an attribution with any label the others are '' and 0."""
+    restart = parsed(event("server.restarted", "12:00:00"))
+    texts, numbers = ("",) * 8, (None,) * 4
+    assert restart == (EventType.SERVER_RESTARTED, "EV_1", "sfu-1", _NOON_MS, *texts, *numbers, "", None, None, None)
+    used = parsed(_with(_USAGE, data=_USAGE["data"] | {"team": "support"}))
+    assert used.attribution == ("", "", "support", "", "", 0)
+
+
 @pytest.mark.parametrize("name", ["kind", "number", "agent", "identity", "connected_at", "bytes_in"])
 def test_an_optional_field_that_is_null_says_nothing(name: str) -> None:
     """R21: null is what many producers write for "not known"."""
@@ -232,6 +241,11 @@ def _check(document: Document, broker_time_ms: int) -> None:
         (connected("12:00:00"), _NOON_MS + _WINDOW_MS),
         (connected("12:00:00"), _NOON_MS - _SKEW_MS),
         (disconnected("12:00:00", connected_at="2026-09-21T11:00:00Z"), clock("11:00:00") + _WINDOW_MS),
+        (disconnected("12:00:00", connected_at="2026-09-21T12:00:00Z"), _NOON_MS - _SKEW_MS),
+        (
+            event("room.started", "12:00:00", project="acme", room="RM_1", started_at="2026-09-21T12:00:00Z"),
+            _NOON_MS - _SKEW_MS,
+        ),
         (event("room.started", "12:00:00", project="acme", room="RM_1", started_at="2020-01-01T00:00:00Z"), _NOON_MS),
     ],
 )

@@ -63,6 +63,25 @@ def test_a_fee_is_due_in_advance_and_usage_in_arrears() -> None:
     assert str(first.total) == "102.00"
 
 
+def test_usage_that_costs_nothing_is_shown_beside_what_is_due() -> None:
+    """Of the month itself alone; and nothing of the first invoice is an adjustment."""
+    hours = {_day(_SEPTEMBER, 3): 5, _day(_OCTOBER, 3): 7}
+    first = _issue(account_of(_FEE), _OCTOBER, hours)
+    assert _lines(first)[2:] == [("2026-10", _METER, "0.00"), ("2026-09", BASE_FEE, "50.00")]
+    assert first is not None
+    assert [line.is_adjustment for line in first.lines] == [False, False, False, True]
+    assert first.lines[2].hours == ((_day(_OCTOBER, 3), 7),)
+    assert first.lines[2].changed == ()
+
+
+def test_a_line_has_the_hours_behind_it_in_their_order() -> None:
+    """Of those in which the project has a plan, whatever order usage comes in."""
+    account = account_of(flat(), 'plans = [{ from = 2026-10-16, plan = "p" }]')
+    found = _issue(account, _OCTOBER, {_day(_OCTOBER, day): day for day in (20, 17, 3, 16)})
+    assert found is not None
+    assert found.lines[0].hours == tuple((_day(_OCTOBER, day), day) for day in (16, 17, 20))
+
+
 def test_a_fee_that_was_charged_in_advance_is_not_charged_again() -> None:
     """November's was in October's invoice."""
     account = account_of(_FEE, _FROM_OCTOBER)

@@ -124,6 +124,16 @@ def test_a_projects_own_limit_replaces_the_common_one() -> None:
     assert (limits.of("acme"), limits.of("globex")) == ([own, daily], [HOURLY, daily])
 
 
+def test_who_has_limits_is_known_unless_everybody_has() -> None:
+    """So that projects without any cost nothing."""
+    daily = HOURLY._replace(per="day")
+    assert Limits([("acme", HOURLY), ("globex", daily)]).names() == frozenset({"acme", "globex"})
+    common = Limits([("*", HOURLY), ("acme", HOURLY), ("acme", daily)])
+    assert common.names() is None
+    assert common.all() == [HOURLY, HOURLY, daily]
+    assert Limits().of("acme") == []
+
+
 @pytest.mark.parametrize(
     ("per", "begin", "days"), [("hour", "14:00:00", 1 / 24), ("day", "0:00:00", 1), ("month", "-480:00:00", 30)]
 )

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metering.rollup import Rollup, follows, is_complete, quantities, revise, rollup_id, watermark_ms
-from pipeline.metering.units import MS_PER_HOUR
+from pipeline.metering.rollup import Rollup, complete_until_ms, follows, quantities, revise, rollup_id, watermark_ms
+from pipeline.metering.units import MS_PER_HOUR, NOT_SEEN_MS
 from pipeline.metering.usage import CellKey, Usage
 from tests.metering.builders import METERS, clock
+from tests.metering.strategies import pooled
 
 _HOUR_MS = clock("14:00:00")
 _KEY = ("acme", "agent_session_minutes", _HOUR_MS)
@@ -21,7 +22,7 @@ _keys = st.tuples(
     st.sampled_from([_HOUR_MS, _HOUR_MS + MS_PER_HOUR]),
 )
 _usages = st.builds(Usage, st.integers(1, 5), st.integers(0, 1), st.integers(1, 2))
-_histories = st.lists(st.dictionaries(_keys, _usages), max_size=6)
+_histories = st.lists(pooled(st.dictionaries(_keys, _usages)), max_size=6)
 
 
 def _rollup(**fields: Any) -> Rollup:
@@ -134,11 +135,13 @@ def test_parts_of_an_id_do_not_run_into_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("watermark", "complete"), [("14:59:59", False), ("15:04:59.999", False), ("15:05:00", True), ("23:00:00", True)]
+    ("watermark", "until"),
+    [("14:59:59", "14:00:00"), ("15:04:59.999", "14:00:00"), ("15:05:00", "15:00:00"), ("23:00:00", "22:00:00")],
 )
-def test_an_hour_is_complete_when_the_watermark_has_passed_its_grace(watermark: str, *, complete: bool) -> None:
-    """R18: the hour's end plus five minutes, and not a millisecond earlier."""
-    assert is_complete(_HOUR_MS, clock(watermark), 300_000) is complete
+def test_an_hour_is_complete_when_the_watermark_has_passed_its_grace(watermark: str, until: str) -> None:
+    """R18: the hour's end plus five minutes, and not a millisecond earlier; before 1970 there is none."""
+    assert complete_until_ms(clock(watermark), 300_000) == clock(until)
+    assert complete_until_ms(NOT_SEEN_MS, 300_000) == 0
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ function options(figure, table, width) {
   return {
     width,
     height: figure.querySelector(".canvas").clientHeight,
-    padding: [8, 8, 0, 0],
+    padding: [8, 20, 0, 0],
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     legend: { show: false },
     cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
