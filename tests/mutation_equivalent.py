@@ -18,6 +18,7 @@ _HALF: Final = "what raises an alert would keep one open: half of it is enough f
 _TWICE: Final = "of two equal entries in the queue the second is passed over"
 _BELOW_LEAST: Final = "where the upper quartile is 0 the fence is below least_minutes in any case"
 _NO_OVERLAP: Final = "what does not overlap does so for less than overlap_minutes, which are 1 at least"
+_ASKED_AGAIN: Final = "_is_high asks the same again, and of nothing there are too few"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -105,6 +106,11 @@ EQUIVALENT: Final[dict[str, str]] = {
     "anomaly.sessions.twins: for other in ordered[number + 1:] if other.began_ms < one.ended_ms -> "
     "for other in ordered[number + 1:]": _NO_OVERLAP,
     "anomaly.sessions.twins: other.began_ms < one.ended_ms -> other.began_ms <= one.ended_ms": _NO_OVERLAP,
+    "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> "
+    "some * 100 < rule.least * _KEEP_PERCENT and (not total)": _ASKED_AGAIN,
+    "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> not total": _ASKED_AGAIN,
+    "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> "
+    "some * 100 < rule.least * _KEEP_PERCENT": _ASKED_AGAIN,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.metering.anomaly.alert import Finding
 from pipeline.metering.anomaly.readings import Part, Share
 from pipeline.metering.anomaly.rules import ShareRule
-from pipeline.metering.anomaly.shares import Usual, share, usual_part
+from pipeline.metering.anomaly.shares import WORDS, Usual, share, usual_part
 from pipeline.metering.units import MS_PER_HOUR
 from tests.anomaly.builders import NOON_MS
 
@@ -79,6 +79,11 @@ def test_what_is_as_usual_lies_nowhere_out() -> None:
     """Nor what is less."""
     anything = replace(_RULE, least=0, percent=0, ratio_percent=1)
     assert [_share(some, 100, Usual(100_000, 0), anything) for some in (9, 10, 11)] == [None, None, True]
+
+
+def test_two_parts_are_of_meters() -> None:
+    """Each very short session, and each minute that rounding added, is billed."""
+    assert {detector for detector, words in WORDS.items() if words.is_of_meter} == {"flapping", "rounding_loss"}
 
 
 def test_a_part_of_a_meter_is_told_with_what_it_costs() -> None:
