@@ -111,6 +111,10 @@ EQUIVALENT: Final[dict[str, str]] = {
     "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> not total": _ASKED_AGAIN,
     "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> "
     "some * 100 < rule.least * _KEEP_PERCENT": _ASKED_AGAIN,
+    "anomaly.shares.share: 100 -> 101": _ASKED_AGAIN,
+    "anomaly.shares.share: rule.least * _KEEP_PERCENT -> rule.least // _KEEP_PERCENT": _ASKED_AGAIN,
+    "anomaly.shares.share: not is_new and (not _is_high(found.latest, usual, rule, _KEEP_PERCENT)) -> "
+    "not _is_high(found.latest, usual, rule, _KEEP_PERCENT)": _HALF,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

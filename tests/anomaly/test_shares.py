@@ -120,9 +120,18 @@ def test_a_part_of_what_no_meter_counts_costs_nothing(project: str, subject: str
         ([], None),
         ([Part(0, 50)] * 24, Usual(1_000_000 // 1_201, 0)),
         ([Part(50, 50)] * 24, Usual(999_999, 0)),
+        ([Part(0, 100_000)] * 24, Usual(1, 0)),
         ([*[Part(5, 50)] * 14, *[Part(50, 50)] * 10], Usual(100_000, 0)),
     ],
 )
 def test_what_is_usual_is_learned_from_a_day_of_fifty_an_hour_at_least(past: list[Part], usual: Usual | None) -> None:
     """Smaller hours are put together; what never or always happened may yet be otherwise; half may be anomalous."""
     assert usual_part(past) == usual
+
+
+def test_what_an_hour_counts_is_correlated_as_its_deviations_from_chance_have_it() -> None:
+    """By turns 5 % and 15 % of a thousand: 27.78 variances of chance; 1 of them is 2.198 times the median of squares."""
+    found = usual_part([Part(50, 1_000), Part(150, 1_000)] * 100)
+    assert found is not None
+    assert found.part == 100_000
+    assert found.correlation == pytest.approx((2.198 * 50**2 / 90 - 1) / 999 * 1e6, abs=5)
