@@ -19,6 +19,7 @@ _TWICE: Final = "of two equal entries in the queue the second is passed over"
 _BELOW_LEAST: Final = "where the upper quartile is 0 the fence is below least_minutes in any case"
 _NO_OVERLAP: Final = "what does not overlap does so for less than overlap_minutes, which are 1 at least"
 _ASKED_AGAIN: Final = "_is_high asks the same again, and of nothing there are too few"
+_AS_MANY: Final = "there is one of each for every hour"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -115,6 +116,8 @@ EQUIVALENT: Final[dict[str, str]] = {
     "anomaly.shares.share: rule.least * _KEEP_PERCENT -> rule.least // _KEEP_PERCENT": _ASKED_AGAIN,
     "anomaly.shares.share: not is_new and (not _is_high(found.latest, usual, rule, _KEEP_PERCENT)) -> "
     "not _is_high(found.latest, usual, rule, _KEEP_PERCENT)": _HALF,
+    "anomaly.baseline.History.__init__: True -> False": _AS_MANY,
+    "anomaly.baseline.History.__init__: True -> False #2": _AS_MANY,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

@@ -195,6 +195,10 @@ def test_no_tier_may_be_empty(ends: tuple[int, ...], place: int) -> None:
     [
         ('{ from = 2026-08-31, plan = "p" }', r"plans\[1\].from: is before the first prices of p"),
         ('{ from = 2026-10-01, plan = "p" }, { from = 2026-10-01, plan = "" }', r"plans\[2\].from: has to be later"),
+        (
+            '{ from = 2026-10-01, plan = "p" }, { from = 2026-12-01, plan = "" }, { from = 2026-11-01, plan = "p" }',
+            r"plans\[3\].from: has to be later",
+        ),
         ('{ from = 2026-10-01, plan = "p" }, { from = 2026-11-01, plan = "e" }', r"have to be in one currency"),
     ],
 )
