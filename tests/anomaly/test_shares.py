@@ -130,7 +130,7 @@ def test_what_is_usual_is_learned_from_a_day_of_fifty_an_hour_at_least(past: lis
 
 
 def test_what_an_hour_counts_is_correlated_as_its_deviations_from_chance_have_it() -> None:
-    """By turns 5 % and 15 % of a thousand: 27.78 variances of chance, whose mean is 2.198 times the median of squares."""
+    """By turns 5 % and 15 % of a thousand: 27.78 variances of chance; their mean is 2.198 medians of squares."""
     found = usual_part([Part(50, 1_000), Part(150, 1_000)] * 168)
     assert found is not None
     assert found.part == 100_000
