@@ -41,6 +41,7 @@ def _project(seed: int) -> list[Found]:
     month = counts(name, seed)
     found: list[Found] = [(name, month.labels, *run_counts(month))]
     found += [(name, labels, raised, resolved) for _, labels, raised, resolved in parts.shares(month, seed)]
+    found.append((name, *parts.servers(name, seed)))
     found.append((name, *parts.long_sessions(month, seed)))
     found.append((name, *parts.twins(name, seed)))
     found.append((name, *parts.conduct(name, seed)))
