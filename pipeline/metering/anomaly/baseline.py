@@ -66,6 +66,7 @@ class History:
         self._totals = [0 if past is None else past.total for past in found]
         self._first_ms = first_ms
         self._medians: dict[tuple[int, int], int] = {}
+        self._baselines: dict[tuple[int, bool, int], Baseline] = {}
         self.days = len(span) // _HOURS_PER_DAY
         self._by_week = len(span) >= _LEAST_WEEKS * _HOURS_PER_WEEK
         self._seasons: dict[tuple[int, int], list[int]] = {}
@@ -94,10 +95,14 @@ class History:
         """
         if self.days < LEAST_DAYS:
             return None
-        expected = self._usual(hour_ms) * self._level
-        least = expected // _HOLIDAY_PARTS if holiday else expected
-        share = (self._first * first_percent + self._later * (100 - first_percent)) // 100
-        return Baseline(expected, expected * share // _PARTS, least, self._excess, self._lack)
+        # Every minute asks for the same hours again.
+        key = (hour_ms, holiday, first_percent)
+        if key not in self._baselines:
+            expected = self._usual(hour_ms) * self._level
+            least = expected // _HOLIDAY_PARTS if holiday else expected
+            share = (self._first * first_percent + self._later * (100 - first_percent)) // 100
+            self._baselines[key] = Baseline(expected, expected * share // _PARTS, least, self._excess, self._lack)
+        return self._baselines[key]
 
     def _season(self, hour_ms: int) -> tuple[int, int]:
         day = day_of_week(hour_ms)
