@@ -64,7 +64,6 @@ class History:
         span = range(first_ms, until_ms, MS_PER_HOUR)
         found = [hours.get(hour_ms) for hour_ms in span]
         self._totals = [0 if past is None else past.total for past in found]
-        self._first_ms = first_ms
         self._medians: dict[tuple[int, int], int] = {}
         self._baselines: dict[tuple[int, bool, int], Baseline] = {}
         self.days = len(span) // _HOURS_PER_DAY
