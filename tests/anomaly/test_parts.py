@@ -34,7 +34,7 @@ def test_a_part_far_above_its_usual_is_found_and_the_usual_is_not(detector: str)
 
 
 def test_a_part_that_always_varies_has_to_lie_further_out() -> None:
-    """Laney: hours that vary more than chance make the limits wider."""
+    """Rao and Scott: the more what an hour counts is correlated, the less it says."""
     varied = [Part(2, 100), Part(30, 100), Part(4, 100), Part(40, 100)] * 84
     assert _find(shares={("flapping", "acme", _METER): Share(Part(50, 100), varied)}) == []
 
@@ -53,6 +53,15 @@ def test_few_where_hardly_any_are_usual_may_be_chance() -> None:
     usual = [Part(1, 500)] * 336
     assert _find(shares={("clock_skew", "acme", ""): Share(Part(5, 200), usual)}) == []
     assert _find(shares={("clock_skew", "acme", ""): Share(Part(12, 200), usual)}) != []
+
+
+def test_the_same_part_of_a_busy_hour_may_be_what_hours_vary_by() -> None:
+    """24 % where 12 % are usual is no chance in 4 000, and nothing new where such hours often have 19 %."""
+    key = ("rounding_loss", "acme", _METER)
+    alike = [Part(1_200, 10_000)] * 336
+    varied = [Part(share * total // 100, total) for share, total in ((5, 4_000), (19, 4_000), (12, 40))] * 112
+    assert _find(shares={key: Share(Part(960, 4_000), alike)}) != []
+    assert _find(shares={key: Share(Part(960, 4_000), varied)}) == []
 
 
 def test_while_too_little_is_known_a_fixed_part_decides() -> None:

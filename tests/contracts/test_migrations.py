@@ -11,7 +11,7 @@ from pipeline.migrations import Migration, Target, create_database, create_versi
 
 _TABLES = {
     *("session_facts", "room_facts", "server_facts", "events", "progress", "rollups", "meter_tables"),
-    *("meters", "active_rooms", "session_timelines", "usage_hourly", "schema_versions"),
+    *("meters", "rooms_between", "timelines_between", "session_timelines", "usage_hourly", "schema_versions"),
     *("reconciliations", "amendments", "audit_holds", "invoices"),
     *("alerts", "current_alerts", "alert_mutes", "activity_slots", "event_slots"),
     *("changes", "counter_facts", "discrete_facts", "number_facts"),

@@ -15,7 +15,7 @@ from pipeline.metering.session import Facts, Room, Session
 from pipeline.metering.timeline import newest_restart_ms, timeline
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, NEVER_MS
 from pipeline.metering.usage import CellKey, Usage, usage
-from pipeline.rows import Batch, SessionFacts, SessionQuery, UsageQuery
+from pipeline.rows import Batch, SessionFacts, SessionQuery, UsageQuery, timestamp
 
 _SESSIONS = 200_000
 _SESSIONS_OF_A_ROOM = 4
@@ -32,6 +32,23 @@ _MOMENTS = {
     "in the middle, soon orphans": (_BEGIN_MS + 6 * MS_PER_DAY + 1_234_567, 10 * MS_PER_MINUTE),
     "long after everything": (_END_MS + 9 * MS_PER_DAY, MS_PER_DAY),
 }
+#: What each view for analysts shows of all timelines.
+_SHOWN = {
+    "v_sessions": (
+        "start_inferred, end_presumed, clock_skew, amended",
+        """
+        started_at >= {from:DateTime64(3, 'UTC')} AND started_at < {to:DateTime64(3, 'UTC')}
+        AND started_at < {as_of:DateTime64(3, 'UTC')}""",
+    ),
+    "v_unbilled_sessions": (
+        "disconnected_at",
+        """
+        (voided OR end_without_start)
+        AND disconnected_at >= {from:DateTime64(3, 'UTC')} AND disconnected_at < {to:DateTime64(3, 'UTC')}""",
+    ),
+    "v_open_sessions": ("start_inferred, amended", "is_open AND started_at < {as_of:DateTime64(3, 'UTC')}"),
+}
+_SPAN = "from = {from:DateTime64(3, 'UTC')}, to = {to:DateTime64(3, 'UTC')}, "
 moments = pytest.mark.parametrize(("as_of_ms", "orphan_after_ms"), _MOMENTS.values(), ids=_MOMENTS)
 
 
@@ -178,6 +195,29 @@ def test_a_span_of_hours_is_a_cut_of_the_whole(stored: Stored, as_of_ms: int, or
         to_ms = from_ms + 30 * MS_PER_HOUR
         query = UsageQuery(as_of_ms=as_of_ms, orphan_after_ms=orphan_after_ms, from_ms=from_ms, to_ms=to_ms)
         assert stored.store.usage(query) == [(key, cell) for key, cell in whole if from_ms <= key[2] < to_ms]
+
+
+@moments
+@pytest.mark.parametrize("view", _SHOWN)
+def test_a_view_of_a_span_leaves_out_no_session_of_it(
+    stored: Stored, view: str, as_of_ms: int, orphan_after_ms: int
+) -> None:
+    """It reads the rooms of the span alone, and tells of its sessions what all timelines do."""
+    stored.store.migrate(stored.meters, orphan_after_ms)
+    columns, shown = _SHOWN[view]
+    span = "" if view == "v_open_sessions" else _SPAN
+    of_all = "as_of = {as_of:DateTime64(3, 'UTC')}, project = '', active_since = '1970-01-01 00:00:00'"
+    from_ms = _BEGIN_MS + 5 * MS_PER_DAY - MS_PER_HOUR + 1
+    times = {"from": from_ms, "to": from_ms + 30 * MS_PER_HOUR, "as_of": as_of_ms}
+    bound = {"orphan_after_ms": orphan_after_ms} | {name: timestamp(time_ms) for name, time_ms in times.items()}
+    found, expected = (
+        stored.store.query(f"SELECT project, room, session, {columns} FROM {rows} ORDER BY ALL", **bound)  # noqa: S608
+        for rows in (
+            f"{view}({span}as_of = {{as_of:DateTime64(3, 'UTC')}}, project = '')",
+            f"session_timelines({of_all}, orphan_after_ms = {{orphan_after_ms:UInt64}}) WHERE {shown}",
+        )
+    )
+    assert found == expected
 
 
 def test_a_project_and_a_meter_are_a_cut_of_the_whole(stored: Stored) -> None:

@@ -103,6 +103,13 @@ def test_sessions_of_every_project_are_those_of_each(fed: Store) -> None:
     assert fed.query(_SESSIONS, project="nobody") == []
 
 
+def test_a_question_of_one_day_reads_the_rooms_of_that_day(fed: Store) -> None:
+    """Their sessions, and what is known of the rooms themselves: not of those of the days before and after."""
+    plan = "\n".join(row[0] for row in fed.query(f"EXPLAIN indexes = 1 {_SESSIONS}", project="acme"))
+    rooms_of_the_day = "6"
+    assert re.findall(r"\(project, room\) in (\d+)-element set", plan) == [rooms_of_the_day] * 2
+
+
 def test_an_amended_session_is_where_the_amendment_puts_it(fed: Store) -> None:
     """R12: whatever was observed, and however long ago."""
     end_ms = _DAY_MS + 3 * MS_PER_MINUTE

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.metering.anomaly.readings import Series
-from pipeline.metering.anomaly.statistics import Extremes, extremes, median, stabilised
+from pipeline.metering.anomaly.statistics import Extremes, extremes, median, stabilised, weighted_median
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR
 
 #: Weeks and days that are looked back at.
@@ -100,14 +100,20 @@ class History:
         return self._medians[season]
 
     def _level_of(self, usual: Sequence[int]) -> int:
-        """Return the last week's level: the median over its days of what was, to what is usual; in thousandths."""
-        ratios = []
-        for day in range(1, min(7, len(usual) // _HOURS_PER_DAY) + 1):
-            stretch = slice(len(usual) - day * _HOURS_PER_DAY, len(usual) - (day - 1) * _HOURS_PER_DAY)
-            if expected := sum(usual[stretch]):
-                ratios.append(sum(self._totals[stretch]) * 1_000 // expected)
+        """Return the last week's level in thousandths: the median of its hours' counts to what is usual in them.
+
+        Weighted by what is usual (F. Y. Edgeworth, 1888): neither quiet hours nor a storm in every second day move it.
+        """
+        if not self._by_week:
+            return 1_000
+        recent = slice(-_HOURS_PER_WEEK, None)
+        ratios = [
+            (total * 1_000 // expected, expected)
+            for total, expected in zip(self._totals[recent], usual[recent], strict=True)
+            if expected
+        ]
         least, most = _LEVELS
-        return min(max(median(ratios), least), most) if ratios and self._by_week else 1_000
+        return min(max(weighted_median(ratios), least), most) if ratios else 1_000
 
 
 def _maxima(values: Sequence[int]) -> Iterator[int]:

@@ -8,10 +8,20 @@ from pipeline.metering.anomaly.alert import Detector, Finding
 from pipeline.metering.anomaly.baseline import Baseline, History
 from pipeline.metering.anomaly.conduct import amendments, hovering
 from pipeline.metering.anomaly.rates import Subject, fall, reported_change, rise, silence
-from pipeline.metering.anomaly.readings import WINDOW_MS, WINDOWS, WINDOWS_PER_HOUR, Activity, Readings, Series, day_of
+from pipeline.metering.anomaly.readings import (
+    WINDOW_MS,
+    WINDOWS,
+    WINDOWS_PER_HOUR,
+    Activity,
+    Readings,
+    Series,
+    Share,
+    ShareKey,
+    day_of,
+)
 from pipeline.metering.anomaly.rules import Rules
 from pipeline.metering.anomaly.sessions import long_session, twins
-from pipeline.metering.anomaly.shares import WORDS, share
+from pipeline.metering.anomaly.shares import WORDS, Usual, share, usual_part
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, hour_of
 
 #: Moments are looked at on this grid: every alerter looks as of the same ones, and finds the same.
@@ -47,6 +57,7 @@ class Detectors:
         self._rules = rules
         self._day_ms = 0
         self._histories: dict[HistoryKey, History] = {}
+        self._usual: dict[ShareKey, Usual | None] = {}
 
     def find(self, readings: Readings) -> list[Finding]:
         """Return what the detectors that are due as of the readings' moment have found, and are told to look for."""
@@ -54,6 +65,7 @@ class Detectors:
         if self._day_ms != day_ms:
             self._day_ms = day_ms
             self._histories.clear()
+            self._usual.clear()
         detectors = due(readings.as_of_ms)
         found = chain(
             *(self._activity(*key, activity, readings.as_of_ms) for key, activity in readings.activity.items()),
@@ -100,11 +112,10 @@ class Detectors:
 
     def _shares(self, readings: Readings) -> Iterator[Finding]:
         flapping = set()
-        for (name, project, subject), part in sorted(readings.shares.items()):
-            detector = cast("Detector", name)
-            finding = share(
-                detector, project, subject, part, readings.as_of_ms, self._rules.of(project).share(detector)
-            )
+        for key, part in sorted(readings.shares.items()):
+            detector, project, subject = cast("Detector", key[0]), *key[1:]
+            rule = self._rules.of(project).share(detector)
+            finding = share(detector, project, subject, part, self._usual_of(key, part), readings.as_of_ms, rule)
             if finding is not None:
                 if detector == "flapping" and finding.is_new:
                     flapping.add((project, subject))
@@ -143,3 +154,8 @@ class Detectors:
         if key not in self._histories:
             self._histories[key] = History(series, self._day_ms, windows_per_hour)
         return self._histories[key]
+
+    def _usual_of(self, key: ShareKey, found: Share) -> Usual | None:
+        if key not in self._usual:
+            self._usual[key] = usual_part(found.past)
+        return self._usual[key]

@@ -1,10 +1,11 @@
 """Parts of a whole: very short sessions, minutes that rounding added, wrong clocks, repetitions, dead letters.
 
-The part of the last hour is compared with the usual part of earlier hours by Laney's p'-chart: the chart for binomial
-parts, widened by how much more the earlier hours varied than chance would have them. D. B. Laney, "Improved Control
-Charts for Attributes", Quality Engineering 14 (2002). The usual part is a median and the width a median deviation,
-since earlier hours may have been anomalous too. How far the last hour lies out is the root of its deviance: where
-little is expected, chance often crosses limits in binomial deviations.
+The part of the last hour is compared with the usual part of earlier hours. What an hour counts is correlated (a client
+that gives up does so again and again), so its variance is that of chance times 1 + (total - 1) * correlation: little
+more where little is counted, far more in busy hours. Counts are divided by that design effect, J. N. K. Rao and A. J.
+Scott, "A simple method for the analysis of clustered binary data", Biometrics 48 (1992), and how far the last hour lies
+out is the root of its deviance: where little is expected, chance often crosses limits in binomial deviations. Usual
+part and correlation are medians, since earlier hours may have been anomalous too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 from pipeline.metering.anomaly.alert import Detector, Finding
 from pipeline.metering.anomaly.readings import Part, Share
 from pipeline.metering.anomaly.rules import ShareRule
-from pipeline.metering.anomaly.statistics import LN_2, LOG_BITS, deviation, log2, median
+from pipeline.metering.anomaly.statistics import LN_2, LOG_BITS, log2, median, weighted_median
 from pipeline.metering.units import MS_PER_HOUR
 
 _MILLION: Final = 1_000_000
@@ -23,6 +24,8 @@ _LEAST_TOTAL: Final = 50
 _LEAST_GROUPS: Final = 24
 #: The usual part is the median of about so many stretches: more than half of them are as usual, whatever happens.
 _STRETCHES: Final = 12
+#: The square of a normal deviation is 1 in the mean; this many times its median, in thousandths.
+_MEAN_OF_SQUARES: Final = 2_198
 #: What keeps an alert open is this part of what raises one, in percent.
 _KEEP_PERCENT: Final = 50
 
@@ -52,14 +55,26 @@ WORDS: Final[dict[Detector, Words]] = {
 }
 
 
+class Usual(NamedTuple):
+    """The usual part, and how much what one hour counts is correlated, both in millionths."""
+
+    part: int
+    correlation: int
+
+
 def share(
-    detector: Detector, project: str, subject: str, found: Share, as_of_ms: int, rule: ShareRule
+    detector: Detector,
+    project: str,
+    subject: str,
+    found: Share,
+    usual: Usual | None,
+    as_of_ms: int,
+    rule: ShareRule,
 ) -> Finding | None:
     """Return what is found where the last hour's part is far more than is usual."""
     some, total = found.latest
     if some * 100 < rule.least * _KEEP_PERCENT or not total:
         return None
-    usual = _usual(found.past)
     is_new = _is_high(found.latest, usual, rule, 100)
     if not is_new and not _is_high(found.latest, usual, rule, _KEEP_PERCENT):
         return None
@@ -86,14 +101,8 @@ def share(
     )
 
 
-class _Usual(NamedTuple):
-    """The usual part, in millionths, and how much more than chance it varies, in thousandths."""
-
-    part: int
-    width: int
-
-
-def _usual(past: Sequence[Part]) -> _Usual | None:
+def usual_part(past: Sequence[Part]) -> Usual | None:
+    """Return what is usual in hours that are over, the newest first; None where they are too few."""
     groups = [*_groups(past, _LEAST_TOTAL)]
     if len(groups) < _LEAST_GROUPS:
         return None
@@ -102,8 +111,17 @@ def _usual(past: Sequence[Part]) -> _Usual | None:
     part = median(stretch.some * _MILLION // stretch.total for stretch in stretches)
     # What has never happened yet may still happen: as if the next group had one.
     part = min(max(part, _MILLION // (sum(group.total for group in groups) + 1), 1), _MILLION - 1)
-    scores = [_score(group, part) for group in groups]
-    return _Usual(part, max(1_000, deviation(scores, median(scores))))
+    return Usual(part, max(0, weighted_median((_correlation(group, part), isqrt(group.total)) for group in groups)))
+
+
+def _correlation(found: Part, part: int) -> int:
+    """Return the correlation at which an hour's deviation would be the median one, in millionths.
+
+    The median over hours estimates it whatever their sizes: half of the squared deviations lie below 0.455 times
+    1 + (total - 1) * correlation. Weights are roots of totals: large hours tell more, and one storm does not decide.
+    """
+    squared = (found.some * _MILLION - found.total * part) ** 2 * 1_000 // (found.total * part * (_MILLION - part))
+    return (squared * _MEAN_OF_SQUARES // 1_000 - 1_000) * 1_000 // (found.total - 1)
 
 
 def _groups(past: Sequence[Part], least: int) -> Iterator[Part]:
@@ -116,29 +134,25 @@ def _groups(past: Sequence[Part], least: int) -> Iterator[Part]:
             some = total = 0
 
 
-def _score(found: Part, part: int) -> int:
-    """Return how many binomial standard deviations a count lies above the expected one, in thousandths."""
-    spread = isqrt(found.total * part * (_MILLION - part))
-    return 1_000 * (found.some * _MILLION - found.total * part) // max(1, spread)
-
-
-def _surprise(found: Part, part: int) -> int:
+def _surprise(found: Part, usual: Usual) -> int:
     """Return how far a count lies above the expected one, in standard deviations, in thousandths; 0 where it is below.
 
     The root of the deviance, as right far out as in the middle: 5 where 0.4 are expected are 7 binomial standard
     deviations, yet no rarer than 4 normal ones. S. S. Wilks, Annals of Mathematical Statistics 9 (1938).
     """
     some, total = found
+    part = usual.part
     if some * _MILLION <= total * part:
         return 0
     deviance = 0
     for count, expected in ((some, total * part), (total - some, total * (_MILLION - part))):
         if count:
             deviance += count * (log2(count * _MILLION) - log2(expected))
-    return isqrt(max(0, 2 * deviance * LN_2 * 1_000 >> LOG_BITS))
+    effect = _MILLION + max(0, total - 1) * usual.correlation
+    return isqrt(max(0, (2 * deviance * LN_2 * 1_000 >> LOG_BITS) * _MILLION // effect))
 
 
-def _is_high(found: Part, usual: _Usual | None, rule: ShareRule, percent: int) -> bool:
+def _is_high(found: Part, usual: Usual | None, rule: ShareRule, percent: int) -> bool:
     """Tell whether a part is far more than is usual; `percent` of what is needed is enough."""
     some, total = found
     if some * 100 < rule.least * percent:
@@ -149,5 +163,5 @@ def _is_high(found: Part, usual: _Usual | None, rule: ShareRule, percent: int) -
     return (
         some * 10_000 >= total * rule.percent * percent
         and some * _MILLION * 100 >= total * usual.part * ratio_percent
-        and _surprise(found, usual.part) * 10_000 >= usual.width * rule.deviations_percent * percent
+        and _surprise(found, usual) * 10 >= rule.deviations_percent * percent
     )

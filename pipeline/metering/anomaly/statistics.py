@@ -27,6 +27,20 @@ def median(values: Iterable[int]) -> int:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) // 2
 
 
+def weighted_median(values: Iterable[tuple[int, int]]) -> int:
+    """Return the least value that, with all below it, has half of the weight; of pairs of value and weight.
+
+    F. Y. Edgeworth, "On a new method of reducing observations relating to several quantities", Phil. Mag. 25 (1888).
+    """
+    ordered = sorted(values)
+    half = sum(weight for _, weight in ordered)
+    for value, weight in ordered:
+        half -= 2 * weight
+        if half <= 0:
+            return value
+    return 0
+
+
 def deviation(values: Sequence[int], centre: int) -> int:
     """Return the median absolute deviation, scaled to the standard deviation of normal noise.
 
