@@ -61,7 +61,6 @@ class History:
         span = range(first_ms, until_ms, MS_PER_HOUR)
         found = [hours.get(hour_ms) for hour_ms in span]
         self._totals = [0 if past is None else past.total for past in found]
-        self._first_ms = first_ms
         self._medians: dict[tuple[int, int], int] = {}
         self.days = len(span) // _HOURS_PER_DAY
         self._by_week = len(span) >= _LEAST_WEEKS * _HOURS_PER_WEEK
