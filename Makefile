@@ -42,7 +42,7 @@ bench: setup ## CPU per event, as ratios to a bare loop on this machine
 	$(BIN)/python -m tests.bench.cookbook $(if $(SESSIONS),--sessions $(SESSIONS))
 
 anomaly-report: setup ## recall, false alerts and delay of each anomaly detector on simulated months; plots in data/
-	$(BIN)/python -m tests.anomaly $(PROJECTS)
+	$(BIN)/python -m tests.anomaly $(PROJECTS) $(if $(SEED),--first-seed $(SEED))
 
 mutation: setup ## mutation score of the core, which takes most of an hour (MODULES="money anomaly" for some of it)
 	$(BIN)/python -m tests.mutation $(MODULES)

@@ -31,7 +31,7 @@ _ALIKE: Final = Extremes(0, 0)
 
 def _usual(window: int, *, excess: Extremes = _ALIKE, lack: Extremes = _ALIKE) -> Baseline:
     """Return what is usual where a window has so many."""
-    return Baseline(12_000 * window, 12_000 * window, excess, lack)
+    return Baseline(12_000 * window, 1_000 * window, 12_000 * window, excess, lack)
 
 
 def _rise(
@@ -133,9 +133,9 @@ def test_a_rise_of_all_windows_begins_with_the_first() -> None:
 @pytest.mark.parametrize(
     ("usual", "told"),
     [
-        (Baseline(120_000, 0, _ALIKE, _ALIKE), "400 times the 10 usual at this hour"),
-        (Baseline(119_988, 0, _ALIKE, _ALIKE), "400 times the 9.9 usual at this hour"),
-        (Baseline(6_000, 0, _ALIKE, _ALIKE), "4000 times the 0.5 usual at this hour"),
+        (Baseline(120_000, 10_000, 0, _ALIKE, _ALIKE), "400 times the 10 usual at this hour"),
+        (Baseline(119_988, 9_999, 0, _ALIKE, _ALIKE), "400 times the 9.9 usual at this hour"),
+        (Baseline(6_000, 500, 0, _ALIKE, _ALIKE), "4000 times the 0.5 usual at this hour"),
         (None, "where nothing is usual yet"),
     ],
 )
@@ -286,7 +286,7 @@ def _reported(total: int, usual: Baseline | None) -> list[Finding]:
 
 
 def _hour(total: int, *, excess: Extremes = _ALIKE, lack: Extremes = _ALIKE) -> Baseline:
-    return Baseline(total * 1_000, total * 1_000, excess, lack)
+    return Baseline(total * 1_000, total * 1_000, total * 1_000, excess, lack)
 
 
 @pytest.mark.parametrize(
