@@ -42,7 +42,7 @@ bench: setup ## CPU per event, as ratios to a bare loop on this machine
 	$(BIN)/python -m tests.bench.cookbook $(if $(SESSIONS),--sessions $(SESSIONS))
 
 anomaly-report: setup ## recall, false alerts and delay of each anomaly detector on simulated months; plots in data/
-	$(BIN)/python -m tests.anomaly $(PROJECTS)
+	$(BIN)/python -m tests.anomaly $(PROJECTS) $(if $(SEED),--first-seed $(SEED))
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))

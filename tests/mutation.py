@@ -17,6 +17,7 @@ import importlib.abc
 import importlib.util
 import os
 import resource
+import signal
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -33,8 +34,9 @@ from tests.mutation_equivalent import EQUIVALENT
 _ROOT: Final = Path(__file__).parents[1]
 _CORE: Final = _ROOT / "pipeline" / "metering"
 _PREFIX: Final = "pipeline.metering."
-#: What a mutant may use before it counts as noticed: it never ends, or fills the memory.
-_CPU_SECONDS: Final = 30
+#: What a mutant, and a single test of it, may use before it counts as noticed: it never ends, or fills the memory.
+_CPU_SECONDS: Final = 60
+_CPU_SECONDS_OF_A_TEST: Final = 5
 _MEMORY_BYTES: Final = 2 << 30
 _EXAMPLES: Final = 25
 #: The fast tests: none that waits for anything, or starts processes, which would load the core as it is.
@@ -244,17 +246,22 @@ def _test(module: str, files: Sequence[Path]) -> int:
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin"]
     plugins += ["-p", "no:cacheprovider", "-p", "no:unraisableexception"]  # the latter collects all garbage five times
     options = ["-x", "-q", "--tb=native", "--noconftest", *plugins, "--hypothesis-profile=mutation"]
-    codes = (int(pytest.main([*options, *map(str, some)], [_ExamplesFirst()])) for some in (own, others) if some)
+    codes = (int(pytest.main([*options, *map(str, some)], [_Quickly()])) for some in (own, others) if some)
     return next(filter(None, codes), 0)
 
 
-class _ExamplesFirst:
-    """Puts tests of laws, on random examples, behind the others, which take less time and notice most."""
+class _Quickly:
+    """Puts tests of laws, on random examples, behind the others, which take less time; and ends those without end."""
 
     @staticmethod
     def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         """Sort the tests of all files."""
         items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
+
+    @staticmethod
+    def pytest_runtest_setup() -> None:
+        """Let the system end the process where a test takes far longer than any does."""
+        signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS_OF_A_TEST)
 
 
 def _users() -> dict[str, list[Path]]:

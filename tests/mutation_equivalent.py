@@ -10,6 +10,10 @@ _REFUSED_BEFORE: Final = "the condition before it has refused a unit_size below 
 _DIGITS_ALONE: Final = "what is stripped is a decimal's text: it has only digits, a point and a sign"
 _OWN_NAME: Final = "what a history is remembered under: any name serves that no other has"
 _CUT_OFF: Final = "what is too much is cut off in the end"
+_BEFORE_ALL: Final = "of a mark for what lies before every exact hour only that is needed"
+_EMPTY: Final = "where no hour is earlier than that the span is empty in any case"
+_FINITE: Final = "the condition before it has refused what is not finite: its exponent is an integer"
+_HAS_AN_END: Final = "a tier with others behind it ends beyond 0, or it is refused"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -55,5 +59,31 @@ EQUIVALENT: Final[dict[str, str]] = {
     "anomaly.detect.Detectors._reported: 'reported' -> 'reported~'": _OWN_NAME,
     "anomaly.detect.Detectors._shares: 'Detector' -> 'Detector~'": "a cast is for the type checker",
     "anomaly.detect.Detectors._baselines: len(usual) < WINDOWS -> len(usual) <= WINDOWS": _CUT_OFF,
+    "limits: 'hour' -> 'hour~'": _TYPE_ALONE,
+    "limits: 'day' -> 'day~'": _TYPE_ALONE,
+    "limits: 'month' -> 'month~'": _TYPE_ALONE,
+    "limits: 'now' -> 'now~'": _TYPE_ALONE,
+    "limits: '50' -> '50~'": _TYPE_ALONE,
+    "limits: '80' -> '80~'": _TYPE_ALONE,
+    "limits: '100' -> '100~'": _TYPE_ALONE,
+    "limits: 'hard' -> 'hard~'": _TYPE_ALONE,
+    "limits: 'under' -> 'under~'": _TYPE_ALONE,
+    "limits: 'reached' -> 'reached~'": _TYPE_ALONE,
+    "limits: 'exceeded' -> 'exceeded~'": _TYPE_ALONE,
+    "limits: 80 -> 81": _WIDE_ENOUGH,
+    "limits: 80 -> 79": _WIDE_ENOUGH,
+    "anomaly.baseline.History.__init__: for hour_ms in hours if hour_ms < until_ms -> for hour_ms in hours": _EMPTY,
+    "anomaly.baseline.History.__init__: hour_ms < until_ms -> hour_ms <= until_ms": _EMPTY,
+    "meters: 80 -> 81": _WIDE_ENOUGH,
+    "meters: 80 -> 79": _WIDE_ENOUGH,
+    "plans_file._Table.number: not 0 <= number < PRICE_LIMIT or not isinstance(exponent, int) or "
+    "-exponent > MOST_DECIMALS -> not 0 <= number < PRICE_LIMIT or -exponent > MOST_DECIMALS": _FINITE,
+    "plans_file._tariff: tiers[-1].up_to or Decimal(0) -> tiers[-1].up_to": _HAS_AN_END,
+    "plans_file._tariff: 0 -> 1 #2": _HAS_AN_END,
+    "plans_file._tariff: 0 -> -1 #2": _HAS_AN_END,
+    "limits.period: 31 -> 32": "the 32nd day after a month's first lies in the next one too",
+    "anomaly.rates._rise: True -> False": "windows and baselines are as many",
+    "tally: 0 -> 1": _BEFORE_ALL,
+    "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",
 }

@@ -9,7 +9,10 @@ FROM activity_slots(
     orphan_after_ms = {orphan_after_ms:UInt64}, project = {project:String})
 """
 ACTIVITY_HOURS: Final = """
-SELECT project, kind, intDiv(slot, 12) AS hour, sum(connects), max(connects), sum(active), max(active)
+SELECT
+    project, kind, intDiv(slot, 12) AS hour,
+    sum(connects), maxIf(connects, slot % 12 != 0), sumIf(connects, slot % 12 = 0),
+    sum(active), maxIf(active, slot % 12 != 0), sumIf(active, slot % 12 = 0)
 FROM activity_slots(
     from_ms = {from_ms:Int64}, to_ms = {to_ms:Int64}, slot_ms = {slot_ms:Int64},
     orphan_after_ms = {orphan_after_ms:UInt64}, project = {project:String})
@@ -20,7 +23,7 @@ SELECT source, slot, events
 FROM event_slots(from_ms = {from_ms:Int64}, to_ms = {to_ms:Int64}, slot_ms = {slot_ms:Int64})
 """
 EVENT_HOURS: Final = """
-SELECT source, intDiv(slot, 12) AS hour, sum(events), max(events)
+SELECT source, intDiv(slot, 12) AS hour, sum(events), maxIf(events, slot % 12 != 0), sumIf(events, slot % 12 = 0)
 FROM event_slots(from_ms = {from_ms:Int64}, to_ms = {to_ms:Int64}, slot_ms = {slot_ms:Int64})
 GROUP BY source, hour
 """

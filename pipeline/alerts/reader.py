@@ -108,11 +108,11 @@ class Reader:
         for project, kind, hour, *sums in self._ask(questions.ACTIVITY_HOURS, from_ms, day_ms):
             if kind in self._meter_of:
                 connects, active = hours.setdefault((project, self._meter_of[kind]), ({}, {}))
-                connects[from_ms + hour * MS_PER_HOUR] = Past(*sums[:2])
-                active[from_ms + hour * MS_PER_HOUR] = Past(*sums[2:])
+                connects[from_ms + hour * MS_PER_HOUR] = Past(*sums[:3])
+                active[from_ms + hour * MS_PER_HOUR] = Past(*sums[3:])
         event_hours: dict[str, dict[int, Past]] = defaultdict(dict)
-        for source, hour, total, peak in self._ask(questions.EVENT_HOURS, from_ms, day_ms):
-            event_hours[source][from_ms + hour * MS_PER_HOUR] = Past(total, peak)
+        for source, hour, *sums in self._ask(questions.EVENT_HOURS, from_ms, day_ms):
+            event_hours[source][from_ms + hour * MS_PER_HOUR] = Past(*sums)
         from_ms = max(0, day_ms - _PARTS_MS)
         self._lengths = {
             (project, self._meter_of[kind]): Lengths(count, *quartiles)

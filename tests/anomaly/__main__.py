@@ -1,8 +1,6 @@
-"""`make anomaly-report`: how well each detector finds what was planted in simulated months, as a table and plots.
+"""How well each detector finds what was planted in simulated months, as a table and plots in data/anomaly-report/."""
 
-The seeds differ from those that parameters were chosen with (1 to 139, and 1001 to 1144).
-"""
-
+import argparse
 import sys
 from collections.abc import Sequence
 from multiprocessing import Pool
@@ -19,11 +17,23 @@ from tests.anomaly.measure import Score, new_scores, run_counts, score
 from tests.anomaly.month import LEARNED_DAYS, MEASURED_DAYS, START_MS, Counts, Label, counts
 from tests.metering.builders import ROOT
 
-_FIRST_SEED: Final = 2_001
+_FIRST_SEED: Final = 5_001
 _PROJECTS: Final = 100
+_HELP: Final = """\
+Each project is one seed. Parameters were chosen with 1 to 140 and 1001 to 1144, and some of 2001 to 2020 have been
+looked at: judge on others, and after any change on a block that nobody has looked at.
+
+examples:
+  make anomaly-report
+  make anomaly-report PROJECTS=40 SEED=5001
+  python -m tests.anomaly 2 --first-seed 1
+"""
 _FOLDER: Final = ROOT / "data" / "anomaly-report"
 _RECALL: Final = 0.95
 _FALSE_PER_1000: Final = 1.0
+#: Storms and spikes have to be told so soon, of 95 in 100.
+_DELAY_MINUTES: Final = 5
+_PROMPT: Final = frozenset({"connection_storm", "usage_rise"})
 #: How wide a line of words is in the picture of a month.
 _NEAR_DAYS: Final = 0.35
 
@@ -41,6 +51,7 @@ def _project(seed: int) -> list[Found]:
     month = counts(name, seed)
     found: list[Found] = [(name, month.labels, *run_counts(month))]
     found += [(name, labels, raised, resolved) for _, labels, raised, resolved in parts.shares(month, seed)]
+    found.append((name, *parts.servers(name, seed)))
     found.append((name, *parts.long_sessions(month, seed)))
     found.append((name, *parts.twins(name, seed)))
     found.append((name, *parts.conduct(name, seed)))
@@ -53,7 +64,7 @@ def _row(name: str, one: Score, project_days: int) -> str:
     false = one.false * 1000 / project_days
     delays = sorted(one.delays_ms) or [0]
     median, most = (delays[int(len(delays) * part)] / 60_000 for part in (0.5, 0.95))
-    is_met = recall >= _RECALL and false <= _FALSE_PER_1000
+    is_met = recall >= _RECALL and false <= _FALSE_PER_1000 and (most <= _DELAY_MINUTES or name not in _PROMPT)
     return (
         f"| {name} | {one.planted} | {recall:.3f} | {precision:.3f} | {false:.2f} | {median:.0f} | {most:.0f} "
         f"| {one.hard_found} of {one.hard} | {'yes' if is_met else '**no**'} |"
@@ -116,20 +127,20 @@ def _timeline(month: Counts, labels: Sequence[Label], raised: Sequence[Alert]) -
     plt.close(figure)
 
 
-def main(projects: int) -> int:
+def main(projects: int, first_seed: int) -> int:
     """Measure, print the table, draw the plots; 1 where a detector does not meet its figures."""
     mpl.use("Agg")
     _FOLDER.mkdir(parents=True, exist_ok=True)
     scores = new_scores()
     with Pool(2) as pool:
-        for done, found in enumerate(pool.imap_unordered(_project, range(_FIRST_SEED, _FIRST_SEED + projects)), 1):
+        for done, found in enumerate(pool.imap_unordered(_project, range(first_seed, first_seed + projects)), 1):
             for name, labels, raised, resolved in found:
                 score(scores, name, labels, raised, resolved)
             print(f"\r{done} of {projects} projects", end="", file=sys.stderr)  # noqa: T201 - a program
     days = projects * MEASURED_DAYS
     lines = [
         "",
-        f"{projects} projects, {days} project-days, seeds {_FIRST_SEED} to {_FIRST_SEED + projects - 1}",
+        f"{projects} projects, {days} project-days, seeds {first_seed} to {first_seed + projects - 1}",
         "",
         f"| {' | '.join(_HEADS)} |",
         "|---" * len(_HEADS) + "|",
@@ -142,10 +153,19 @@ def main(projects: int) -> int:
     Path(_FOLDER / "table.md").write_text(text)
     print(text)  # noqa: T201
     _bars(scores, days)
-    month = counts(f"p{_FIRST_SEED}", _FIRST_SEED)
+    month = counts(f"p{first_seed}", first_seed)
     _timeline(month, month.labels, run_counts(month)[0])
     return int(any("**no**" in line for line in lines))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else _PROJECTS))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.anomaly",
+        description=__doc__,
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("projects", type=int, nargs="?", default=_PROJECTS, help="how many projects (default 100)")
+    parser.add_argument("--first-seed", type=int, default=_FIRST_SEED, help="of the first one (default 5001)")
+    given = parser.parse_args()
+    raise SystemExit(main(given.projects, given.first_seed))

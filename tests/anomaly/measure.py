@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.metering.anomaly.alert import Alert, Finding, Story, changes
 from pipeline.metering.anomaly.detect import STEP_MS, Detectors, due
-from pipeline.metering.anomaly.readings import WINDOWS, Activity, Past, Readings, Series
+from pipeline.metering.anomaly.readings import WINDOWS, WINDOWS_PER_HOUR, Activity, Past, Readings, Series
 from pipeline.metering.anomaly.rules import Rules, parse_rules
 from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE
-from tests.anomaly.month import BEGIN_MS, END_MS, START_MS, Counts, Label, hours
+from tests.anomaly.month import BEGIN_MS, END_MS, START_MS, Array, Counts, Label
 from tests.metering.builders import ROOT
 
 SHIPPED: Final = (ROOT / "schemas" / "alerts.toml").read_text()
@@ -53,25 +53,23 @@ class Book:
                 self.resolved[alert.id] = at_ms
 
 
-def activities(counts: Counts) -> Iterator[tuple[int, Activity]]:
-    """Yield the activity of a project as of every minute that is measured."""
-    windows, active = hours(counts.connects, counts.connected)
-    begun = np.concatenate(([0], np.cumsum(counts.connects)))
-    past: tuple[dict[int, Past], dict[int, Past]] = ({}, {})
-    known = 0
+def series(counts: Array, before: Array | int = 0) -> Iterator[tuple[int, Series]]:
+    """Yield a series as of every minute that is measured.
+
+    A window has what is counted in its five minutes, and what there was `before` the first of them.
+    """
+    summed = np.concatenate(([0], np.cumsum(counts)))
+    starts = np.zeros_like(counts) + before
+    of_hours = (counts.reshape(-1, 5).sum(1) + starts[::5]).reshape(-1, WINDOWS_PER_HOUR)
+    past: dict[int, Past] = {}
     first = (START_MS - BEGIN_MS) // STEP_MS
     for minute in range(first, (END_MS - BEGIN_MS) // STEP_MS):
-        while known < minute // 60:
-            for found, of_hour in zip(past, (windows[known], active[known]), strict=True):
-                found[BEGIN_MS + known * MS_PER_HOUR] = Past(int(of_hour.sum()), int(of_hour.max()))
-            known += 1
+        for hour in range(len(past), minute // 60):
+            windows = of_hours[hour].tolist()
+            past[BEGIN_MS + hour * MS_PER_HOUR] = Past(sum(windows), max(windows[1:]), windows[0])
         ends = np.arange(minute, minute - 5 * WINDOWS, -5)
-        connects = begun[ends] - begun[ends - 5]
-        connected = counts.connected[ends - 5] + connects
-        yield (
-            BEGIN_MS + minute * MS_PER_MINUTE,
-            Activity(Series(past[0], connects.tolist()), Series(past[1], connected.tolist())),
-        )
+        found = summed[ends] - summed[ends - 5] + starts[ends - 5]
+        yield BEGIN_MS + minute * MS_PER_MINUTE, Series(past, found.tolist())
 
 
 @dataclass
@@ -132,8 +130,9 @@ def score(
 def run_counts(counts: Counts, rules: Rules = RULES) -> tuple[list[Alert], dict[str, int]]:
     """Return what is raised for a project's counts, and when each was resolved."""
     book = Book(rules)
-    for at_ms, activity in activities(counts):
-        book.look(Readings(at_ms, activity={(counts.name, METER): activity}))
+    both = zip(series(counts.connects), series(counts.connects, counts.connected), strict=True)
+    for (at_ms, connects), (_, active) in both:
+        book.look(Readings(at_ms, activity={(counts.name, METER): Activity(connects, active)}))
     return book.raised, book.resolved
 
 

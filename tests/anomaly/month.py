@@ -105,6 +105,13 @@ def _normal_tail(value: float) -> float:
     return erfc(value / sqrt(2)) / 2
 
 
+def calm(chance: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Return a month without anomalies: expected connects, connects and sessions connected, by the minute."""
+    usual = _usual(chance)
+    connects = _noise(chance, usual)
+    return usual, connects, _connected(connects, chance.uniform(2, 8))
+
+
 def counts(name: str, seed: int) -> Counts:
     """Return a project's month with rises, falls and silences in it."""
     chance = np.random.default_rng(seed)
@@ -156,10 +163,3 @@ def _plant(
     else:
         connects[span] += chance.poisson(extra, len(connects[span]))
     labels.append(Label(kind, "", ms_of(minute), ms_of(minute + length), is_hard))
-
-
-def hours(connects: Array, connected: Array) -> tuple[Array, Array]:
-    """Return windows of five minutes by the hour: connects, and sessions that were connected at any time of one."""
-    windows = connects.reshape(-1, 12, 5).sum(2)
-    active = connected[::5].reshape(-1, 12) + windows
-    return windows, active

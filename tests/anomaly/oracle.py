@@ -40,8 +40,9 @@ def _activity(sessions: list[Connected], as_of_ms: int) -> Activity:
         starts = [hour_ms + number * WINDOW_MS for number in range(WINDOWS_PER_HOUR)]
         counts = [_count(sessions, start_ms) for start_ms in starts]
         if any(active for _, active in counts):
-            begun[hour_ms] = Past(sum(one for one, _ in counts), max(one for one, _ in counts))
-            connected[hour_ms] = Past(sum(one for _, one in counts), max(one for _, one in counts))
+            begun[hour_ms], connected[hour_ms] = (
+                Past(sum(values), max(values[1:]), values[0]) for values in zip(*counts, strict=True)
+            )
     windows = [_count(sessions, as_of_ms - number * WINDOW_MS) for number in range(1, WINDOWS + 1)]
     return Activity(
         Series(begun, [one for one, _ in windows]),

@@ -18,8 +18,8 @@ from pipeline.metering.anomaly.readings import (
 )
 from pipeline.metering.limits import Limit
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
-from tests.anomaly.measure import METER, RULES, Book
-from tests.anomaly.month import BEGIN_MS, DAYS, END_MS, HOUR, LEARNED_DAYS, START_MS, Array, Counts, Label, ms_of
+from tests.anomaly.measure import METER, RULES, Book, series
+from tests.anomaly.month import BEGIN_MS, DAYS, END_MS, HOUR, LEARNED_DAYS, START_MS, Array, Counts, Label, calm, ms_of
 
 #: Detectors of shares: the usual part, that while something is wrong, how much it varies from hour to hour (of 1), and
 #: how many of the wholes a session is; dead letters are of all projects.
@@ -80,6 +80,29 @@ def shares(counts: Counts, seed: int) -> Iterator[tuple[str, list[Label], list[A
             book.look(Readings(BEGIN_MS + number * _FIVE_MINUTES, shares={key: Share(latest, past)}))
         plain = [label._replace(subject="" if is_of_meter else label.subject) for label in labels]
         yield detector, plain, book.raised, book.resolved
+
+
+def servers(name: str, seed: int) -> tuple[list[Label], list[Alert], dict[str, int]]:
+    """Return planted silences of a media server in a month of its own: it is down, or its webhooks are lost.
+
+    A session has a handful of events where it begins and where it ends.
+    """
+    chance = np.random.default_rng(seed + 5_000_000)
+    usual, connects, connected = calm(chance)
+    ends = connects - np.diff(connected, append=connected[-1])
+    events = chance.poisson(3 * connects + 2 * np.maximum(ends, 0))
+    labels = []
+    for day in chance.choice(np.arange(LEARNED_DAYS, DAYS - 1), 3, replace=False):
+        minute = int(day) * 24 * HOUR + int(chance.integers(0, 24 * HOUR))
+        span = slice(minute, minute + int(chance.integers(30, 240)))
+        # As for projects: where less than a session a minute is usual, hours are quiet.
+        is_hard = bool(usual[span].sum() < span.stop - span.start)
+        events[span] = 0
+        labels.append(Label("server_silent", name, ms_of(span.start), ms_of(span.stop), is_hard))
+    book = Book(RULES)
+    for at_ms, found in series(events):
+        book.look(Readings(at_ms, servers={name: found}))
+    return labels, book.raised, book.resolved
 
 
 def long_sessions(counts: Counts, seed: int) -> tuple[list[Label], list[Alert], dict[str, int]]:

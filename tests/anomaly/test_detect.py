@@ -181,6 +181,19 @@ def test_flapping_speaks_for_the_rounding_of_its_own_meter_alone() -> None:
     assert _parts(2, 70) == {"rounding_loss": True}
 
 
+def test_a_part_says_what_was_worst() -> None:
+    """Where a reader of readings named anything."""
+    shares = {
+        (name, "acme", ""): Share(Part(90, 100), (), *detail)
+        for name, detail in (("clock_skew", ["sfu-1"]), ("duplicates", []))
+    }
+    found = _detectors().find(Readings(NOON_MS, shares=shares))
+    assert [(one.detector, dict(one.evidence)["detail"]) for one in found] == [
+        ("clock_skew", "sfu-1"),
+        ("duplicates", ""),
+    ]
+
+
 def test_lengths_are_those_of_the_sessions_project_and_meter() -> None:
     """What others are like says nothing of it."""
     session = Connected("acme", _METER, "RM_1", "jo", "PA_1", NOON_MS - 6 * MS_PER_HOUR, NOON_MS, is_open=True)

@@ -5,11 +5,14 @@ from typing import Final
 import pytest
 
 from pipeline.metering.anomaly.baseline import History
-from pipeline.metering.anomaly.readings import WINDOWS_PER_HOUR, Part, Past, Series
+from pipeline.metering.anomaly.detect import Detectors
+from pipeline.metering.anomaly.readings import WINDOWS, WINDOWS_PER_HOUR, Activity, Part, Past, Readings, Series
+from pipeline.metering.anomaly.rules import parse_rules
 from pipeline.metering.anomaly.shares import Usual, usual_part
 from pipeline.metering.anomaly.statistics import weighted_median
-from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR
+from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from tests.anomaly.builders import NOON_MS
+from tests.anomaly.measure import SHIPPED
 
 _MIDNIGHT_MS: Final = NOON_MS - NOON_MS % MS_PER_DAY
 _DAYS: Final = 35
@@ -59,3 +62,36 @@ def test_one_storm_among_quiet_hours_does_not_decide_how_they_vary() -> None:
     assert varied is not None
     assert varied.correlation > 100_000
     assert calm == Usual(200_000, 0)
+
+
+def _meetings() -> dict[int, Past]:
+    """Return weeks in which 60 of an hour's 170 sessions begin in its first window, 10 in each of the others."""
+    return {_MIDNIGHT_MS - ago * MS_PER_HOUR: Past(170, 10, 60) for ago in range(1, 24 * _DAYS + 1)}
+
+
+@pytest.mark.parametrize(("percent", "window"), [(0, 10_000), (40, 30_000), (100, 60_000)])
+def test_the_first_window_of_an_hour_has_its_own_part(percent: int, window: int) -> None:
+    """Meetings begin at full hours; a window across one has a part of both."""
+    baseline = History(Series(_meetings(), ()), _MIDNIGHT_MS, WINDOWS_PER_HOUR).baseline(NOON_MS, first_percent=percent)
+    assert baseline is not None
+    assert baseline.window == pytest.approx(window, abs=1_000)
+
+
+def test_a_storm_at_any_time_does_not_make_the_first_window_larger() -> None:
+    """Hours of more than twice the usual are left out."""
+    hours = _meetings() | {_MIDNIGHT_MS - ago * MS_PER_HOUR: Past(9_170, 10, 9_060) for ago in (30, 60, 90)}
+    baseline = History(Series(hours, ()), _MIDNIGHT_MS, WINDOWS_PER_HOUR).baseline(NOON_MS)
+    assert baseline is not None
+    assert baseline.window == pytest.approx(10_000, abs=100)
+
+
+@pytest.mark.parametrize(
+    ("minutes_past", "newest", "is_storm"), [(5, 90, False), (2, 60, False), (30, 90, True), (5, 400, True)]
+)
+def test_a_full_hour_is_no_storm_and_hides_none_later(minutes_past: int, newest: int, *, is_storm: bool) -> None:
+    """90 in five minutes are little more than usual at the full hour, and nine times the usual half an hour later."""
+    windows = [newest, *[10] * (WINDOWS - 1)]
+    activity = Activity(Series(_meetings(), windows), Series({}, [0] * WINDOWS))
+    readings = Readings(NOON_MS + minutes_past * MS_PER_MINUTE, activity={("acme", "webrtc_minutes"): activity})
+    found = Detectors(parse_rules(SHIPPED)).find(readings)
+    assert ("connection_storm" in {finding.detector for finding in found if finding.is_new}) == is_storm

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.metering.invoice import BASE_FEE, Invoice, first_month, invoice
+from pipeline.metering.meters import Meter
 from pipeline.metering.months import Month
 from pipeline.metering.plans import Account, InvalidPlans, Seller
 from pipeline.metering.pricing import base_fee, price
@@ -80,6 +81,38 @@ def test_a_line_has_the_hours_behind_it_in_their_order() -> None:
     found = _issue(account, _OCTOBER, {_day(_OCTOBER, day): day for day in (20, 17, 3, 16)})
     assert found is not None
     assert found.lines[0].hours == tuple((_day(_OCTOBER, day), day) for day in (16, 17, 20))
+
+
+def test_a_line_says_what_the_table_of_meters_says() -> None:
+    """R16: what it means, in which unit, how it is measured; a base fee measures nothing and is of hours."""
+    first = _issue(account_of(_FEE, _FROM_OCTOBER), _OCTOBER, {_day(_OCTOBER, 3): 14})
+    assert first is not None
+    fee, _, usage = first.lines
+    meter = METERS[_METER]
+    assert (usage.meaning, usage.measures, usage.unit) == (meter.meaning, "session", "minute")
+    assert (fee.meaning, fee.measures, fee.unit) == (BASE_FEE, "", "hour")
+    assert _meaning(replace(meter, meaning="")) == _METER
+
+
+def _meaning(meter: Meter) -> str:
+    """Return what the line of a meter says."""
+    usage = {meter.name: {_day(_OCTOBER, 3): 1}}
+    account = account_of(flat(), _FROM_OCTOBER)
+    found = invoice(
+        account, _OCTOBER, {meter.name: meter}, usage, [], adjusted_from=_OCTOBER, as_of_ms=0, seller=Seller()
+    )
+    assert found is not None
+    return found.lines[0].meaning
+
+
+def test_an_adjustment_names_the_hours_that_have_changed_in_their_order() -> None:
+    """With the difference; what came new, what is gone, and not what stayed."""
+    account = account_of(flat("price = 1"), _FROM_OCTOBER)
+    day = [_day(_OCTOBER, number) for number in range(1, 6)]
+    first = _issue(account, _OCTOBER, {day[3]: 1, day[1]: 2, day[2]: 3})
+    second = _issue(account, _NOVEMBER, {day[4]: 5, day[2]: 3, day[1]: 9, day[0]: 1}, first)
+    assert second is not None
+    assert second.lines[0].changed == ((day[0], 1), (day[1], 7), (day[3], -1), (day[4], 5))
 
 
 def test_a_fee_that_was_charged_in_advance_is_not_charged_again() -> None:

@@ -18,7 +18,7 @@ from pipeline.metering.limits import (
     follows,
     period,
 )
-from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR
+from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR, NEVER_MS, NOT_SEEN_MS, parse_time
 from tests.metering.builders import clock
 
 _MINUTE = 60_000
@@ -90,6 +90,7 @@ def test_a_limit_that_is_gone_is_left() -> None:
     """Whoever enforces hears that nothing is exceeded any more."""
     memory = _Memory()
     memory.say(_stands(130))
+    assert {crossing.quantity for crossing in crossings([], memory, _HOUR_MS)} == {0}
     assert memory.say() == ["back_under 50", "back_under 80", "back_under 100", "back_under hard"]
     assert memory.say() == []
 
@@ -114,6 +115,13 @@ def test_without_a_soft_quantity_percents_are_of_the_hard_one() -> None:
     """100 % is reached at it, and exceeded behind it."""
     limit = HOURLY._replace(soft=None)
     assert [limit.is_past("100", minutes * _MINUTE) for minutes in (119, 120)] == [False, True]
+
+
+def test_without_a_hard_quantity_nothing_is_exceeded() -> None:
+    """It only warns, however much is used."""
+    limit = HOURLY._replace(hard=None)
+    assert limit.is_past("hard", 10**9) is False
+    assert Standing("acme", limit, _HOUR_MS, _HOUR_MS + MS_PER_HOUR, 10**9).state == "reached"
 
 
 def test_a_projects_own_limit_replaces_the_common_one() -> None:
@@ -143,10 +151,18 @@ def test_periods_are_those_of_the_calendar_in_utc(per: str, begin: str, days: fl
     assert period(per, clock("14:30:00")) == (begin_ms, begin_ms + int(days * MS_PER_DAY))  # type: ignore[arg-type]
 
 
-def test_a_month_of_february_ends_where_march_begins() -> None:
-    """In a year without a 29th."""
-    february_ms, march_ms = 1_769_904_000_000, 1_772_323_200_000
-    assert period("month", march_ms - 1) == (february_ms, march_ms)
+@pytest.mark.parametrize("year", [2026, 2028])
+def test_a_month_of_february_ends_where_march_begins(year: int) -> None:
+    """In a year without a 29th, and with one."""
+    february_ms, march_ms = parse_time(f"{year}-02-01T00:00:00Z"), parse_time(f"{year}-03-01T00:00:00Z")
+    october_ms, november_ms = parse_time(f"{year}-10-01T00:00:00Z"), parse_time(f"{year}-11-01T00:00:00Z")
+    assert period("month", october_ms) == (october_ms, november_ms)
+    assert period("month", february_ms) == period("month", march_ms - 1) == (february_ms, march_ms)
+
+
+def test_what_is_limited_at_one_moment_has_no_period() -> None:
+    """Sessions that are open now: from ever to ever."""
+    assert period("now", _HOUR_MS) == (NOT_SEEN_MS, NEVER_MS)
 
 
 def test_quantities_are_exact_decimals() -> None:

@@ -1,8 +1,11 @@
 """The plans file: what it may say, and every way to write a wrong one."""
 
+from dataclasses import astuple
+from decimal import Decimal
+
 import pytest
 
-from pipeline.metering.plans import InvalidPlans, Seller
+from pipeline.metering.plans import InvalidPlans, Seller, Tariff, Tier
 from pipeline.metering.units import parse_time
 from tests.metering.builders import ROOT
 from tests.metering.plan_texts import account_of, flat, plans_of
@@ -26,6 +29,7 @@ def test_prices_are_the_decimals_that_are_written() -> None:
     assert prices is not None
     tariff = prices.tariff("agent_session_minutes")
     assert (str(tariff.included), str(tariff.tiers[0].price)) == ("1000", "0.1")
+    assert tariff == Tariff(Decimal(1_000), (Tier(None, Decimal("0.1")),), "graduated")
 
 
 @pytest.mark.parametrize(
@@ -71,12 +75,18 @@ def test_a_seller_is_who_writes_the_invoice() -> None:
         (f"{_LIST}", r"plans.p.currency: is missing"),
         ('[plans.p]\ncurrency = "dollar"\n', r"plans.p.currency: has to be a code of ISO 4217"),
         (_PLAN, r"plans.p.prices: is missing; it is a list"),
+        (_PLAN + "prices = 1\n", r"plans.p.prices: is missing; it is a list"),
         (_PLAN + "[[plans.p.prices]]\n", r"plans.p.prices\[1\].from: has to be a date"),
         (_PLAN + "[[plans.p.prices]]\nfrom = 2026-10-01T14:00:00\n", r"from: has to be a date"),
         (_PLAN + "[[plans.p.prices]]\nfrom = 2026-10-01T14:30:00Z\n", r"from: has to be a whole hour in UTC"),
         (_PLAN + "[[plans.p.prices]]\nfrom = 2026-10-01T14:00:00.0001Z\n", r"from: has to be a whole hour in UTC"),
         (_PLAN + "[[plans.p.prices]]\nfrom = 1999-10-01\n", r"from: a time outside the years"),
         (_PLAN + _LIST + _LIST, r"plans.p.prices\[2\].from: has to be later"),
+        (
+            _PLAN + _LIST + "[[plans.p.prices]]\nfrom = 2026-11-01\n[[plans.p.prices]]\nfrom = 2026-10-01\n",
+            r"plans.p.prices\[3\].from: has to be later",
+        ),
+        (_PLAN + _LIST + _METER + "{ tiers = [{ up_to = 1 }, { price = 1 }] }\n", r"tiers\[1\].price: is missing"),
         (_PLAN + _LIST + "base_fee = -1\n", r"plans.p.prices\[1\].base_fee: has to be from 0"),
         (_PLAN + _LIST + "base_fee = nan\n", r"base_fee: has to be a number"),
         (_PLAN + _LIST + "base_fee = true\n", r"base_fee: has to be a number"),
@@ -110,6 +120,14 @@ def test_a_seller_is_who_writes_the_invoice() -> None:
         ('[projects.acme]\nplans = [{ from = 2026-10-01, plan = "" }]\n', r"plans: have to be in one currency"),
         ('[seller]\nname = "a\\nb"\n', r"seller.name: has to be a text of one line"),
         ("[seller]\naddress = [1]\n", r"seller.address.1: has to be a text"),
+        ("seller = 1\n", r"^seller: has to hold tables"),
+        ("[seller]\nname = 1\n", r"^seller.name: has to be a text of one line"),
+        ('[seller]\nnom = "x"\n', r"^seller.nom: is no field here; they are address, name, note, number_prefix"),
+        (f'[seller]\nnote = "{"x" * 201}"\n', r"seller.note: .* of at most 200 characters"),
+        ('[seller]\naddress = "1 High Street"\n', r"^seller.address: has to be a list of at most 8 lines"),
+        (f"[seller]\naddress = {['x'] * 9}\n", r"^seller.address: has to be a list of at most 8 lines"),
+        (f'[seller]\nnumber_prefix = "{"x" * 17}"\n', r"^seller.number_prefix: has to be at most 16"),
+        ("[projects]\nacme = 1\n", r"^projects.acme: has to be a table"),
         ('[seller]\nnumber_prefix = "<b>"\n', r"seller.number_prefix: has to be at most 16"),
     ],
 )
@@ -117,6 +135,57 @@ def test_a_mistake_is_refused_with_its_place_and_reason(text: str, message: str)
     """Line and column where it is no TOML, table and field elsewhere."""
     with pytest.raises(InvalidPlans, match=message):
         plans_of(text)
+
+
+def test_texts_may_be_as_long_as_an_invoice_has_room_for() -> None:
+    """Eight lines of 200 characters, and 16 before the number."""
+    line, lines = "x" * 200, ["y" * 200] * 8
+    text = f'[seller]\nname = "{line}"\nnote = "{line}"\naddress = {lines}\nnumber_prefix = "{"z" * 16}"\n'
+    assert plans_of(text).seller == Seller(line, tuple(lines), line, "z" * 16)
+
+
+def test_what_is_not_said_of_a_seller_is_empty() -> None:
+    """Nobody has to have a note."""
+    assert astuple(plans_of("[seller]\n").seller) == astuple(plans_of("").seller) == ("", (), "", "")
+
+
+def test_a_project_says_whom_to_bill_and_a_plan_its_title() -> None:
+    """An address of its own; a plan without a title is called by its name."""
+    project = 'plans = [{ from = 2026-09-01, plan = "p" }]\nbill_to = ["Acme", "2 Low Street"]'
+    assert account_of(flat(), project).bill_to == ("Acme", "2 Low Street")
+    assert account_of(flat()).bill_to == ()
+    titles = [
+        plans_of(f"{_PLAN}{title}{_LIST}").plans["p"].price_lists[0].title for title in ("", 'title = "Private"\n')
+    ]
+    assert titles == ["p", "Private"]
+    assert plans_of(f"{_PLAN}{_LIST}").plans["p"].price_lists[0].base_fee == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("999_999_999_999", "999999999999"), ("0.000000000001", "1E-12"), ("-0.0", "0.0"), ("1.50", "1.50"), ("0", "0")],
+)
+def test_numbers_may_be_as_large_and_as_small_as_money_holds(written: str, number: str) -> None:
+    """Below a million millions, with twelve decimals, and never less than nothing."""
+    plan = plans_of(f"{_PLAN}{_LIST}base_fee = {written}\n").plans["p"]
+    assert str(plan.price_lists[0].base_fee) == number
+
+
+def test_tiers_are_as_they_are_written() -> None:
+    """Each up to more than the one before, the last without end; graduated where nothing else is said."""
+    tiers = "tiers = [{ up_to = 5.5, price = 3 }, { up_to = 6, price = 2 }, { price = 1 }]"
+    expected = (Tier(Decimal("5.5"), Decimal(3)), Tier(Decimal(6), Decimal(2)), Tier(None, Decimal(1)))
+    for more, model in (("", "graduated"), (', model = "graduated"', "graduated"), (', model = "volume"', "volume")):
+        plan = plans_of(f"{_PLAN}{_LIST}{_METER}{{ included = 5, {tiers}{more} }}\n").plans["p"]
+        assert plan.price_lists[0].tariff("agent_session_minutes") == Tariff(Decimal(5), expected, model)  # type: ignore[arg-type] # one of two
+
+
+@pytest.mark.parametrize(("ends", "place"), [((5, 5), 2), ((5, 7, 6), 3)])
+def test_no_tier_may_be_empty(ends: tuple[int, ...], place: int) -> None:
+    """Nor end before the one before it does."""
+    tiers = "".join(f"{{ up_to = {end}, price = 3 }}, " for end in ends)
+    with pytest.raises(InvalidPlans, match=rf"tiers\[{place}\].up_to: has to be more than the included quantity"):
+        plans_of(f"{_PLAN}{_LIST}{_METER}{{ tiers = [{tiers}{{ price = 1 }}] }}\n")
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,16 @@ def test_a_server_keeps_its_newest_restart() -> None:
     assert joined([_facts(*log), _facts(earlier)]).restarts_ms == newest
 
 
+def test_facts_tell_whether_an_event_says_anything_of_a_session_a_room_or_a_server() -> None:
+    """What is reported (R13 to R15) and jobs (R4) are not judged with them."""
+    used = event("usage.recorded", "14:00:00", project="acme", meter="tts_characters", quantity=5)
+    told = [connected("14:00:00"), of_room("room.ended", "14:00:00"), event("server.restarted", "14:00:00")]
+    for document in told:
+        assert Facts().observe(parsed(document)) is True
+    for document in (used, of_room("job.ended", "14:00:00", job="AJ_1")):
+        assert Facts().observe(parsed(document)) is False
+
+
 def test_equal_sets_of_servers_are_one_object() -> None:
     """A million open sessions of a few servers share a few sets."""
     one, other = (_session(connected("14:00:00")) for _ in range(2))

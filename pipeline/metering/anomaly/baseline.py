@@ -10,7 +10,7 @@ HotCloud 2014 (S-H-ESD).
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from pipeline.metering.anomaly.readings import Series
+from pipeline.metering.anomaly.readings import Past, Series
 from pipeline.metering.anomaly.statistics import Extremes, extremes, median, stabilised, weighted_median
 from pipeline.metering.units import MS_PER_DAY, MS_PER_HOUR
 
@@ -30,16 +30,19 @@ _SATURDAY: Final = 5
 _HOLIDAY_PARTS: Final = 4
 #: The level of the last week, in thousandths, is followed between these.
 _LEVELS: Final = (500, 2_000)
+#: Parts of an hour, so many that a twelfth is whole.
+_PARTS: Final = 1_200_000
 
 
 class Baseline(NamedTuple):
-    """What is usual in an hour, in thousandths: its total, and how large excess and lack of a day are.
+    """What is usual in an hour, in thousandths: its total, a window of it, and how large excess and lack of a day are.
 
-    `least` is what is to be expected at least: less than `expected` on a holiday. `excess` is of a window against the
-    mean of the hour's windows, `lack` of a whole hour, both on a scale that evens out noise.
+    `least` is what is to be expected at least: less than `expected` on a holiday. `excess` is of a window, `lack` of a
+    whole hour, both on a scale that evens out noise.
     """
 
     expected: int
+    window: int
     least: int
     excess: Extremes
     lack: Extremes
@@ -61,8 +64,8 @@ class History:
         span = range(first_ms, until_ms, MS_PER_HOUR)
         found = [hours.get(hour_ms) for hour_ms in span]
         self._totals = [0 if past is None else past.total for past in found]
-        self._first_ms = first_ms
         self._medians: dict[tuple[int, int], int] = {}
+        self._baselines: dict[tuple[int, bool, int], Baseline] = {}
         self.days = len(span) // _HOURS_PER_DAY
         self._by_week = len(span) >= _LEAST_WEEKS * _HOURS_PER_WEEK
         self._seasons: dict[tuple[int, int], list[int]] = {}
@@ -70,21 +73,35 @@ class History:
             self._seasons.setdefault(self._season(hour_ms), []).append(total)
         usual = [self._usual(hour_ms) for hour_ms in span]
         self._level = self._level_of(usual)
+        self._first, self._later = _profile(found, usual, windows_per_hour)
         excesses, lacks = [], []
         for past, total, expected in zip(found, self._totals, usual, strict=True):
-            peak = 0 if past is None else past.peak
-            excesses.append(stabilised(peak * 1_000) - stabilised(expected * 1_000 // windows_per_hour))
+            peak, first = (0, 0) if past is None else (past.peak, past.first)
+            excesses.append(
+                max(
+                    stabilised(peak * 1_000) - stabilised(expected * self._later * 1_000 // _PARTS),
+                    stabilised(first * 1_000) - stabilised(expected * self._first * 1_000 // _PARTS),
+                )
+            )
             lacks.append(stabilised(expected * 1_000) - stabilised(total * 1_000))
         self._excess = extremes([*_maxima(excesses)])
         self._lack = extremes([*_maxima(lacks)])
 
-    def baseline(self, hour_ms: int, *, holiday: bool = False) -> Baseline | None:
-        """Return what is usual in an hour, None while too little is known; on a holiday it may be a quarter."""
+    def baseline(self, hour_ms: int, *, holiday: bool = False, first_percent: int = 0) -> Baseline | None:
+        """Return what is usual in an hour, None while too little is known; on a holiday it may be a quarter.
+
+        `first_percent` says how much of the window that is looked at lies in the hour's first one.
+        """
         if self.days < LEAST_DAYS:
             return None
-        expected = self._usual(hour_ms) * self._level
-        least = expected // _HOLIDAY_PARTS if holiday else expected
-        return Baseline(expected, least, self._excess, self._lack)
+        # Every minute asks for the same hours again.
+        key = (hour_ms, holiday, first_percent)
+        if key not in self._baselines:
+            expected = self._usual(hour_ms) * self._level
+            least = expected // _HOLIDAY_PARTS if holiday else expected
+            share = (self._first * first_percent + self._later * (100 - first_percent)) // 100
+            self._baselines[key] = Baseline(expected, expected * share // _PARTS, least, self._excess, self._lack)
+        return self._baselines[key]
 
     def _season(self, hour_ms: int) -> tuple[int, int]:
         day = day_of_week(hour_ms)
@@ -114,6 +131,19 @@ class History:
         ]
         least, most = _LEVELS
         return min(max(weighted_median(ratios), least), most) if ratios else 1_000
+
+
+def _profile(hours: Sequence[Past | None], usual: Sequence[int], windows: int) -> tuple[int, int]:
+    """Return the parts of an hour that its first window has, and each of the others, in parts of 1 200 000.
+
+    From hours of at most twice the usual: a storm may begin at any time. The first has no less than its share.
+    """
+    if windows == 1:
+        return _PARTS, _PARTS
+    calm = [past for past, expected in zip(hours, usual, strict=True) if past and past.total <= 2 * expected]
+    total = sum(past.total for past in calm)
+    first = max(sum(past.first for past in calm) * _PARTS // max(1, total), _PARTS // windows)
+    return first, (_PARTS - first) // (windows - 1)
 
 
 def _maxima(values: Sequence[int]) -> Iterator[int]:

@@ -142,12 +142,19 @@ class Detectors:
         """Return what is usual in each window up to a moment, the newest first."""
         hour_ms = hour_of(as_of_ms)
         history = self._history(key, series, WINDOWS_PER_HOUR)
-        of_hour = (as_of_ms - hour_ms) // WINDOW_MS
+        of_hour, beyond_ms = divmod(as_of_ms - hour_ms, WINDOW_MS)
+        beyond_percent, across_percent = beyond_ms * 100 // WINDOW_MS, 0
         usual: list[Baseline | None] = []
         while len(usual) < WINDOWS:
-            baseline = history.baseline(hour_ms, holiday=self._is_holiday(key[1], hour_ms))
-            usual += [baseline] * of_hour
-            hour_ms, of_hour = hour_ms - MS_PER_HOUR, WINDOWS_PER_HOUR
+            holiday = self._is_holiday(key[1], hour_ms)
+            if across_percent:
+                # The window across a full hour is the earlier hour's, and has a part of the later one's first.
+                usual.append(history.baseline(hour_ms, holiday=holiday, first_percent=across_percent))
+                of_hour -= 1
+            if of_hour:
+                usual += [history.baseline(hour_ms, holiday=holiday)] * (of_hour - 1)
+                usual.append(history.baseline(hour_ms, holiday=holiday, first_percent=100 - beyond_percent))
+            hour_ms, of_hour, across_percent = hour_ms - MS_PER_HOUR, WINDOWS_PER_HOUR, beyond_percent
         return usual[:WINDOWS]
 
     def _history(self, key: HistoryKey, series: Series, windows_per_hour: int) -> History:

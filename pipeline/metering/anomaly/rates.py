@@ -96,7 +96,7 @@ def _rise(windows: Sequence[int], baselines: Sequence[Baseline | None], rule: Ra
 
 
 def _expected(baseline: Baseline | None) -> int:
-    return 0 if baseline is None else baseline.expected // WINDOWS_PER_HOUR
+    return 0 if baseline is None else baseline.window
 
 
 def _least(baselines: Sequence[Baseline | None]) -> int:
@@ -108,7 +108,7 @@ def _is_high(count: int, baseline: Baseline | None, rule: RateRule, percent: int
     """Tell whether a window has far more than is usual; `percent` of what is needed is enough."""
     if baseline is None:
         return count * 100 >= rule.cold_least * percent
-    expected = baseline.expected // WINDOWS_PER_HOUR
+    expected = baseline.window
     # Cheapest first: this is asked of every project every minute.
     if (count * 1_000 - expected) * 100 < rule.least * 1_000 * percent:
         return False

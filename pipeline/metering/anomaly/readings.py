@@ -20,10 +20,14 @@ def day_of(time_ms: int) -> int:
 
 
 class Past(NamedTuple):
-    """An hour that is over: the sum over its windows, and the largest of them."""
+    """An hour that is over: the sum over its windows, the largest of those after the first, and the first.
+
+    The first is apart since meetings begin at full hours.
+    """
 
     total: int
     peak: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
