@@ -5,6 +5,7 @@ printed, shrunk to the least.
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import socket
@@ -67,6 +68,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long or mostly wait: last, they would run alone, or all at once."""
     items.sort(key=lambda item: min((at for at, name in enumerate(_FIRST) if name in item.nodeid), default=len(_FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """Take what was collected out of the garbage collector's sight: it stays, and is much to walk again and again."""
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

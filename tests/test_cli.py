@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from pipeline.kafka import read_topic
 from pipeline.metering.units import parse_time
 from pipeline.topics import topics
 from tests.brokers import TestBroker
+from tests.databases import Databases, new_name
 from tests.lane import declare
 from tests.metering.builders import ROOT
 from tests.oracle import oracle_verdicts
@@ -71,13 +71,26 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield dsn
 
 
-_databases = count(1)
+@pytest.fixture(scope="module")
+def databases() -> Databases:
+    """The databases of that engine."""
+    return Databases()
 
 
 @pytest.fixture
-def run(engine: str) -> Run:
-    """Run a command on a database that is new for each test."""
-    database = f"cli_{next(_databases)}"
+def run(engine: str, databases: Databases) -> Iterator[Run]:
+    """Run a command on a database without rows."""
+    with databases.migrated(engine) as store:
+        yield _running(engine, store.target.database)
+
+
+@pytest.fixture
+def run_anew(engine: str) -> Run:
+    """Run a command on a database that is not there yet."""
+    return _running(engine, new_name())
+
+
+def _running(engine: str, database: str) -> Run:
     return lambda *arguments: _run(*arguments, ROOMMETER_STORE=engine, ROOMMETER_DATABASE=database)
 
 
@@ -204,10 +217,10 @@ def test_usage_for_machines_has_these_keys_and_values(run: Run) -> None:
     assert (row["increments"], row["quantity"], row["unit"]) == (2, "2", "minute")
 
 
-def test_a_recorded_livekit_call_is_billed_to_the_project_named(run: Run) -> None:
-    """The format is found by the content; whose it is, is said."""
-    run("replay", "--project", "acme", ROOT / "schemas" / "recordings" / "livekit-call.jsonl")
-    rows = _usage(run, "2100-01-01")
+def test_a_recorded_livekit_call_is_billed_to_the_project_named(run_anew: Run) -> None:
+    """The format is found by the content; whose it is, is said; what a new store lacks is made."""
+    run_anew("replay", "--project", "acme", ROOT / "schemas" / "recordings" / "livekit-call.jsonl")
+    rows = _usage(run_anew, "2100-01-01")
     assert {row["project"] for row in rows} == {"acme"}
     assert {row["meter"] for row in rows} >= {"agent_session_minutes", "webrtc_minutes"}
 
@@ -229,10 +242,10 @@ def test_an_answer_for_people_is_a_table_or_says_what_to_look_at(command: str, r
     assert run(command, "--json").stdout == ""
 
 
-def test_migrating_again_changes_nothing(run: Run) -> None:
+def test_migrating_again_changes_nothing(run_anew: Run) -> None:
     """And says so."""
-    assert run("migrate").stdout.startswith("applied 0001_facts")
-    assert run("migrate").stdout == "the schema is up to date\n"
+    assert run_anew("migrate").stdout.startswith("applied 0001_facts")
+    assert run_anew("migrate").stdout == "the schema is up to date\n"
 
 
 def test_a_question_creates_no_store(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from pipeline.metering.rollup import Rollup, quantities
 from pipeline.metering.session import Session
 from pipeline.metering.units import MS_PER_HOUR, NEVER_MS, parse_time
 from pipeline.rows import Batch, RollupQuery, SessionQuery, SessionRow, UsageQuery
+from tests.databases import Databases
 from tests.metering.builders import METERS
 
 _HOUR_MS: Final = 1_789_999_200_000
@@ -41,7 +41,6 @@ _NAMES: Final = (
 )
 _FORMATS: Final = ("parquet", "csv")
 _each_format = pytest.mark.parametrize("file_format", _FORMATS)
-_databases = count(1)
 
 Export = Callable[..., Result]
 
@@ -54,24 +53,23 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield dsn
 
 
-@pytest.fixture
-def database() -> str:
-    """The name of a database that is new for each test."""
-    return f"export_{next(_databases)}"
+@pytest.fixture(scope="module")
+def databases() -> Databases:
+    """The databases of that engine."""
+    return Databases()
 
 
 @pytest.fixture
-def store(engine: str, database: str) -> Iterator[Store]:
+def store(engine: str, databases: Databases) -> Iterator[Store]:
     """The store of one test, migrated and empty."""
-    with closing(Store.open(engine, database)) as opened:
-        opened.migrate(METERS)
+    with databases.migrated(engine) as opened:
         yield opened
 
 
 @pytest.fixture
-def export(engine: str, database: str) -> Export:
+def export(engine: str, store: Store) -> Export:
     """Run the command on the test's store."""
-    return _exporting(engine, database)
+    return _exporting(engine, store.target.database)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +15,12 @@ from pipeline.metering.units import MS_PER_DAY
 from pipeline.metering.usage import CellKey, Usage
 from pipeline.replay import digest, replay
 from pipeline.rows import UsageQuery
+from tests.databases import Databases
 from tests.metering.builders import METERS, clock, connected, disconnected, of_room
 
 _TOPIC: Final = "file:1"
 #: The log of events forgets after 60 days.
 _NOW_MS: Final = time.time_ns() // 1_000_000
-_databases: Final = count(1)
 _EVENTS: Final = [
     json.dumps(document).encode()
     for number in range(5)
@@ -40,11 +39,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def databases() -> Databases:
+    """The databases of that engine."""
+    return Databases()
+
+
 @pytest.fixture
-def store(engine: str) -> Iterator[Store]:
-    """A store with a new database."""
-    with closing(Store.open(engine, f"replay_{next(_databases)}")) as opened:
-        opened.migrate(METERS)
+def store(engine: str, databases: Databases) -> Iterator[Store]:
+    """A store with a database without rows."""
+    with databases.migrated(engine) as opened:
         yield opened
 
 

@@ -9,8 +9,6 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 from testcontainers.core.container import DockerContainer
@@ -25,6 +23,7 @@ from tests.brokers import TestBroker
 from tests.contracts.alert_stage import AlertStage
 from tests.contracts.emitter_stage import Stage
 from tests.contracts.limit_stage import LimitStage
+from tests.databases import Databases, new_name
 from tests.lane import declare
 
 _IMAGE = "clickhouse/clickhouse-server:26.9"
@@ -61,51 +60,6 @@ def _container() -> Iterator[str]:
         yield f"http://default:{_PASSWORD}@{server.get_container_host_ip()}:{server.get_exposed_port(8123)}"
 
 
-class Databases:
-    """Databases of the embedded engine that can be used again: migrating one takes longer than most tests."""
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self._schema: Any = None
-        self._free: list[str] = []
-
-    def take(self) -> str:
-        """Return the name of a migrated database, or of one that is not there yet."""
-        return self._free.pop() if self._free else _new_name()
-
-    def empty(self, store: Store) -> None:
-        """Remove what the last test left."""
-        for [table] in store.query(
-            "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
-            " AND name NOT IN ('rules', 'schema_versions')"
-        ):
-            store._client.command(f"TRUNCATE TABLE {table}")
-
-    def migrated(self, store: Store) -> None:
-        """Take note of how migrating leaves a database."""
-        self._schema = self._schema or self._schema_of(store)
-
-    def give_back(self, store: Store) -> bool:
-        """Keep a database for another test; tell whether it is fit: only rows may have changed."""
-        is_fit: bool = self._schema_of(store) == self._schema
-        if is_fit:
-            self._free.append(store.target.database)
-        return is_fit
-
-    def _schema_of(self, store: Store) -> Any:
-        database = store.target.database
-        tables = store.query("SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase()")
-        if not tables:
-            return None
-        versions = store.query("SELECT version, checksum FROM schema_versions ORDER BY version")
-        statements = {name: statement.replace(database, "") for name, statement in tables}
-        return statements, versions, store.query("SELECT * FROM rules")
-
-
-def _new_name() -> str:
-    return f"test_{uuid4().hex}"
-
-
 @pytest.fixture(scope="session")
 def databases(store_dsn: str) -> Databases | None:
     """Those that can be used again; on a server none is, as its users and grants are not a database's own."""
@@ -121,7 +75,7 @@ def open_store(
     It is a new one, but for tests that ask for a migrated `store`.
     """
     reused = databases if "store" in request.fixturenames else None
-    database = reused.take() if reused else _new_name()
+    database = reused.take() if reused else new_name()
     stores: list[Store] = []
 
     def open_one() -> Store:
@@ -140,10 +94,9 @@ def store(open_store: Callable[[], Store], databases: Databases | None, meters: 
     """A store with an empty, migrated database."""
     opened = open_store()
     if databases:
-        databases.empty(opened)
-    opened.migrate(meters)
-    if databases:
-        databases.migrated(opened)
+        databases.make_ready(opened, meters)
+    else:
+        opened.migrate(meters)
     return opened
 
 

@@ -84,6 +84,15 @@ class Metered(NamedTuple):
     meters: Meters
     #: How often a worker was killed, a batch written again, and an event dated later than one that came before it.
     faults: Counter[str]
+    #: What the oracle in SQL has answered, by moment: nothing is stored any more, and it takes seconds.
+    answers: dict[tuple[int, int], list[Line]]
+
+    def oracle(self, as_of_ms: int, orphan_after_ms: int) -> list[Line]:
+        """Return what the raw events bill as of a moment."""
+        moment = as_of_ms, orphan_after_ms
+        if moment not in self.answers:
+            self.answers[moment] = sql_oracle(self.store, *moment)
+        return self.answers[moment]
 
 
 def _more(chance: random.Random, simulation: Simulation) -> tuple[list[tuple[int, Document]], set[str]]:
@@ -188,7 +197,7 @@ def metered(store_dsn: str, meters: Meters) -> Iterator[Metered]:
     store = Store.open(store_dsn, database)
     store.migrate(meters)
     faults = _process(store, meters, list(_records(sent)), chance)
-    yield Metered([document for _, document in sent], simulation, amended, store, meters, faults)
+    yield Metered([document for _, document in sent], simulation, amended, store, meters, faults, {})
     store._client.command(f"DROP DATABASE {database} SYNC")
     store.close()
 
@@ -231,7 +240,7 @@ def test_raw_events_bill_what_the_pipeline_bills_per_session_and_hour(
     metered: Metered, as_of_ms: int, orphan_after_ms: int
 ) -> None:
     """R1 to R10, R12, R16: line by line, open minutes too."""
-    found = sql_oracle(metered.store, as_of_ms, orphan_after_ms)
+    found = metered.oracle(as_of_ms, orphan_after_ms)
     assert sorted(found) == sorted(_stored(metered, as_of_ms, orphan_after_ms))
     assert len(found) > _SESSIONS // 4
 
@@ -240,7 +249,7 @@ def test_raw_events_bill_what_the_pipeline_bills_per_session_and_hour(
 def test_raw_events_bill_what_the_pipeline_rolls_up(metered: Metered, as_of_ms: int, orphan_after_ms: int) -> None:
     """R16, R17: per project, meter and hour, as the store's own view sums it."""
     cells: dict[tuple[str, str, int], list[int]] = {}
-    for line in sql_oracle(metered.store, as_of_ms, orphan_after_ms):
+    for line in metered.oracle(as_of_ms, orphan_after_ms):
         if line.meter:
             cell = cells.setdefault((line.project, line.meter, line.hour_ms), [0, 0, 0])
             cell[:] = cell[0] + line.minutes, cell[1] + line.minutes_open, cell[2] + 1
@@ -256,7 +265,7 @@ def test_brute_force_bills_the_same_per_session_and_rolled_up(
     metered: Metered, as_of_ms: int, orphan_after_ms: int
 ) -> None:
     """R1 to R9, R12: the oracle in Python has seen the events themselves, not what was stored of them."""
-    found = sql_oracle(metered.store, as_of_ms, orphan_after_ms)
+    found = metered.oracle(as_of_ms, orphan_after_ms)
     by_session = {(one.project, one.room, one.session, one.hour_ms): (one.minutes, one.minutes_open) for one in found}
     assert by_session == oracle_sessions(metered.documents, as_of_ms, orphan_after_ms)
     query = UsageQuery(as_of_ms=as_of_ms, orphan_after_ms=orphan_after_ms)
@@ -275,7 +284,7 @@ def test_every_session_whose_truth_is_shown_bills_its_truth(metered: Metered) ->
                     hour_ms = minute_ms - minute_ms % MS_PER_HOUR
                     expected[true.project, meter, true.room, true.session, hour_ms] += 1
     names = {true.session for true in exact}
-    found = sql_oracle(metered.store, _LONG_AFTER_MS, MS_PER_DAY)
+    found = metered.oracle(_LONG_AFTER_MS, MS_PER_DAY)
     assert {line[:5]: line.minutes for line in found if line.session in names and line.project != _MIRROR} == expected
     assert len(exact) > 0.8 * _SESSIONS
 

@@ -127,13 +127,17 @@ def fall(
     increments_percent: int = 100,
 ) -> Finding | None:
     """Return what is found where the last hour has far less than is usual."""
-    expected = _least(baselines[:WINDOWS_PER_HOUR])
+    known = [baseline for baseline in baselines[:WINDOWS_PER_HOUR] if baseline is not None]
+    expected = _least(known)
     observed = sum(windows[:WINDOWS_PER_HOUR])
-    lacks = [_needed(baseline.lack, rule) for baseline in baselines[:WINDOWS_PER_HOUR] if baseline is not None]
-    if len(lacks) < WINDOWS_PER_HOUR or expected < rule.least * WINDOWS_PER_HOUR * 1_000:
+    if len(known) < WINDOWS_PER_HOUR or expected < rule.least * WINDOWS_PER_HOUR * 1_000:
         return None
-    is_new = _is_low(observed, expected, max(lacks), rule, 100)
-    if not is_new and not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT):
+    # Cheapest first, as for a rise.
+    if not _is_far_below(observed, expected, rule, _KEEP_PERCENT):
+        return None
+    lack = max(_needed(baseline.lack, rule) for baseline in known)
+    is_new = _is_low(observed, expected, lack, rule, 100)
+    if not is_new and not _is_low(observed, expected, lack, rule, _KEEP_PERCENT):
         return None
     return Finding(
         "usage_fall",
@@ -153,8 +157,12 @@ def fall(
     )
 
 
+def _is_far_below(observed: int, expected: int, rule: RateRule, percent: int) -> bool:
+    return observed * 100_000 <= expected * (100 - (100 - rule.ratio_percent) * percent // 100)
+
+
 def _is_low(observed: int, expected: int, lack: int, rule: RateRule, percent: int) -> bool:
-    if observed * 100_000 > expected * (100 - (100 - rule.ratio_percent) * percent // 100):
+    if not _is_far_below(observed, expected, rule, percent):
         return False
     return (stabilised(expected) - stabilised(observed * 1_000)) * 100 >= lack * percent
 
