@@ -11,7 +11,6 @@ from pipeline.metering.anomaly.rates import Subject, fall, reported_change, rise
 from pipeline.metering.anomaly.readings import WINDOWS
 from pipeline.metering.anomaly.rules import RateRule, SilenceRule
 from pipeline.metering.anomaly.statistics import Extremes, stabilised
-from pipeline.metering.units import MS_PER_HOUR
 from tests.anomaly.builders import NOON_MS
 
 _SUBJECT: Final = Subject("acme", "webrtc_minutes", "", "sessions began", "session", "roommeter sessions")
@@ -138,9 +137,9 @@ def test_who_has_a_name_of_its_own_is_called_by_it() -> None:
     assert (_SUBJECT.name, _SUBJECT._replace(project="", subject="sfu-1").name) == ("acme", "sfu-1")
 
 
-def _fall(count: int, usual: Baseline | None, known: int = 12) -> Finding | None:
-    """Return what is found where the last hour has so many in all, and so many windows have a baseline."""
-    counts = [count - 11, *[1] * 11, *[9] * (WINDOWS - 12)]
+def _fall(count: int, usual: Baseline | None, known: int = WINDOWS) -> Finding | None:
+    """Return what is found where all windows together have so many, and so many of them have a baseline."""
+    counts = [count - WINDOWS + 1, *[1] * (WINDOWS - 1)]
     baselines = [*[usual] * known, *[None] * (WINDOWS - known)]
     return fall(_SUBJECT, counts, baselines, NOON_MS, _FALLS, 500)
 
@@ -148,35 +147,36 @@ def _fall(count: int, usual: Baseline | None, known: int = 12) -> Finding | None
 @pytest.mark.parametrize(
     ("usual", "count", "is_new"),
     [
-        (_usual(10), 48, True),
-        (_usual(10), 49, False),
-        (_usual(10), 84, False),
-        (_usual(10), 85, None),
-        (_usual(5), 24, True),
-        (_usual(4), 12, None),
-        (None, 12, None),
+        (_usual(10), 72, True),
+        (_usual(10), 73, False),
+        (_usual(10), 126, False),
+        (_usual(10), 127, None),
+        (_usual(5), 36, True),
+        (_usual(4), 18, None),
+        (None, 18, None),
     ],
 )
 def test_a_fall_begins_at_its_ratio_and_is_kept_open_from_half_of_the_way_on(
     usual: Baseline | None, count: int, *, is_new: bool | None
 ) -> None:
-    """Up to 40 % of an hour in which 60 are usual at least."""
+    """Up to 40 % of an hour and a half in which 90 are usual at least."""
     assert _is_new(_fall(count, usual)) is is_new
 
 
 @pytest.mark.parametrize(("more", "is_new"), [(0, True), (1, False)])
 def test_a_fall_lies_as_far_out_as_the_days_go_and_five_deviations(more: int, *, is_new: bool) -> None:
     """By the hour, and the widest of its hours."""
-    below = stabilised(120_000) - stabilised(24_000)
-    assert _is_new(_fall(24, _usual(10, lack=Extremes(below - 500 + more, 100)))) is is_new
-    assert _is_new(_fall(24, _usual(10, lack=Extremes(2 * below + more, 0)))) is (None if more else False)
+    below = stabilised(180_000) - stabilised(36_000)
+    assert _is_new(_fall(36, _usual(10, lack=Extremes(below - 500 + more, 100)))) is is_new
+    assert _is_new(_fall(36, _usual(10, lack=Extremes(2 * below + more, 0)))) is (None if more else False)
 
 
-def test_a_fall_needs_a_baseline_of_the_whole_hour() -> None:
+def test_a_fall_needs_a_baseline_of_all_windows() -> None:
     """And is told with what is missing."""
-    assert _fall(24, _usual(10), 11) is None
-    assert _fall(24, _usual(10)) == Finding(
-        "usage_fall", "acme", "webrtc_minutes", "", NOON_MS - MS_PER_HOUR, "info", 2_000, 10_000, "session", -96 * 5,
+    assert _fall(36, _usual(10), WINDOWS - 1) is None
+    assert _fall(36, _usual(10)) == Finding(
+        "usage_fall", "acme", "webrtc_minutes", "", NOON_MS - WINDOWS * _WINDOW_MS, "info", 2_000, 10_000, "session",
+        -144 * 5,
         "acme: 20 % of the sessions began that are usual at this hour", "roommeter sessions",
     )  # fmt: skip
 
@@ -196,6 +196,12 @@ def test_a_silence_begins_when_enough_would_be_usual_and_is_kept_open_until_some
 ) -> None:
     """Thirty, at ten a window; what is not known is not usual. An hour of it is looked at."""
     assert _is_new(_silence(silent, _usual(10), known)) is is_new
+
+
+@pytest.mark.parametrize(("silent", "is_new"), [(1, False), (2, True)])
+def test_one_empty_window_is_no_silence_however_much_is_usual_in_it(silent: int, *, is_new: bool) -> None:
+    """Sessions come in stretches, and these may be quiet for some minutes."""
+    assert _is_new(_silence(silent, _usual(1_000))) is is_new
 
 
 @pytest.mark.parametrize(("more", "is_new"), [(0, True), (1, False)])
