@@ -6,7 +6,7 @@ export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check bench anomaly-report simulate screenshots faults faults-long format lock clean
+.PHONY: help setup run test lint check bench anomaly-report mutation simulate screenshots faults faults-long format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ bench: setup ## CPU per event, as ratios to a bare loop on this machine
 
 anomaly-report: setup ## recall, false alerts and delay of each anomaly detector on simulated months; plots in data/
 	$(BIN)/python -m tests.anomaly $(PROJECTS) $(if $(SEED),--first-seed $(SEED))
+
+mutation: setup ## mutation score of the core, which takes most of an hour (MODULES="money anomaly" for some of it)
+	$(BIN)/python -m tests.mutation $(MODULES)
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),1..1000))

@@ -59,6 +59,9 @@ _INSERT: Final = {"max_partitions_per_insert_block": "0", "optimize_on_insert": 
 #: Planning takes most of a small query's time. This rewriting of comparisons finds nothing in our views, and takes half
 #: of it (measured: 183 ms of CPU for the usage of an empty store with it, 94 ms without).
 _QUERY: Final = {"optimize_and_compare_chain": "0"}
+#: Usage of all time has a group for every usage event and session there ever was: beyond this many bytes groups go to
+#: disk. Measured over 3 million usage events: 0.7 GB in place of 1.8 GB at most, for 30 % more CPU.
+_USAGE_QUERY: Final = {"max_bytes_before_external_group_by": "100000000"}
 _NO_BOUNDS: Final[Mapping[str, str]] = MappingProxyType({})
 #: Offsets are committed after a write: with replicas, a majority has to have it by then.
 _MAJORITY: Final = {"insert_quorum": "auto"}
@@ -124,8 +127,10 @@ class Store:
         self.target = target
         self._write_settings = _INSERT | (_MAJORITY if target.cluster else {})
         known = client.server_settings  # a reader may be allowed to change none
-        asked = {**_QUERY, **bounds}
-        self._query_settings = {name: asked[name] for name in asked if name in known and not known[name].readonly}
+        asked = {**_USAGE_QUERY, **_QUERY, **bounds}
+        allowed = {name: asked[name] for name in asked if name in known and not known[name].readonly}
+        self._usage_settings = allowed
+        self._query_settings = {name: allowed[name] for name in allowed if name not in _USAGE_QUERY or name in bounds}
 
     @classmethod
     def open(
@@ -196,7 +201,9 @@ class Store:
 
     def usage(self, query: UsageQuery) -> list[tuple[CellKey, Usage]]:
         """Return increments per project, meter and hour, in key order: `metering.usage.usage`, from what is stored."""
-        return self._asked(query)
+        sql, parameters, made = _question(query)
+        with _translated():
+            return list(map(made, self._client.query(sql, parameters, settings=self._usage_settings).result_rows))
 
     def sessions(self, query: SessionQuery) -> list[SessionRow]:
         """Return sessions with their times and flags, last seen first."""

@@ -14,6 +14,12 @@ _BEFORE_ALL: Final = "of a mark for what lies before every exact hour only that 
 _EMPTY: Final = "where no hour is earlier than that the span is empty in any case"
 _FINITE: Final = "the condition before it has refused what is not finite: its exponent is an integer"
 _HAS_AN_END: Final = "a tier with others behind it ends beyond 0, or it is refused"
+_HALF: Final = "what raises an alert would keep one open: half of it is enough for that"
+_TWICE: Final = "of two equal entries in the queue the second is passed over"
+_BELOW_LEAST: Final = "where the upper quartile is 0 the fence is below least_minutes in any case"
+_NO_OVERLAP: Final = "what does not overlap does so for less than overlap_minutes, which are 1 at least"
+_ASKED_AGAIN: Final = "_is_high asks the same again, and of nothing there are too few"
+_AS_MANY: Final = "there is one of each for every hour"
 _NOT_TODAY: Final = "any day serves that is not the first one looked at"
 
 _WIDE_ENOUGH: Final = "no amount has so many digits"
@@ -82,7 +88,36 @@ EQUIVALENT: Final[dict[str, str]] = {
     "plans_file._tariff: 0 -> 1 #2": _HAS_AN_END,
     "plans_file._tariff: 0 -> -1 #2": _HAS_AN_END,
     "limits.period: 31 -> 32": "the 32nd day after a month's first lies in the next one too",
+    "anomaly.rates._rise: not is_new and (not any((_is_high(*one, rule, _KEEP_PERCENT) "
+    "for one in known[:CALM_WINDOWS]))) -> not any((_is_high(*one, rule, _KEEP_PERCENT) "
+    "for one in known[:CALM_WINDOWS]))": _HALF,
     "anomaly.rates._rise: True -> False": "windows and baselines are as many",
+    "tally.Tally._is_past: 0 -> 1": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> -1": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> 1 #2": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> -1 #2": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> 1 #3": _YEARS_2000,
+    "tally.Tally._is_past: 0 -> -1 #3": _YEARS_2000,
+    "tally.Tally._renew: new.due_ms < new.queued_ms -> new.due_ms <= new.queued_ms": _TWICE,
+    "anomaly.rates.fall: not is_new and (not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)) -> "
+    "not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)": _HALF,
+    "anomaly.rates.silence: 0 -> -1": "what is below nothing is as rare as nothing",
+    "anomaly.sessions.fence_ms: 1 -> 2 #2": _BELOW_LEAST,
+    "anomaly.sessions.fence_ms: 1 -> 0 #2": _BELOW_LEAST,
+    "anomaly.sessions.twins: for other in ordered[number + 1:] if other.began_ms < one.ended_ms -> "
+    "for other in ordered[number + 1:]": _NO_OVERLAP,
+    "anomaly.sessions.twins: other.began_ms < one.ended_ms -> other.began_ms <= one.ended_ms": _NO_OVERLAP,
+    "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> "
+    "some * 100 < rule.least * _KEEP_PERCENT and (not total)": _ASKED_AGAIN,
+    "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> not total": _ASKED_AGAIN,
+    "anomaly.shares.share: some * 100 < rule.least * _KEEP_PERCENT or not total -> "
+    "some * 100 < rule.least * _KEEP_PERCENT": _ASKED_AGAIN,
+    "anomaly.shares.share: 100 -> 101": _ASKED_AGAIN,
+    "anomaly.shares.share: rule.least * _KEEP_PERCENT -> rule.least // _KEEP_PERCENT": _ASKED_AGAIN,
+    "anomaly.shares.share: not is_new and (not _is_high(found.latest, usual, rule, _KEEP_PERCENT)) -> "
+    "not _is_high(found.latest, usual, rule, _KEEP_PERCENT)": _HALF,
+    "anomaly.baseline.History.__init__: True -> False": _AS_MANY,
+    "anomaly.baseline.History.__init__: True -> False #2": _AS_MANY,
     "tally: 0 -> 1": _BEFORE_ALL,
     "tally: 0 -> -1": _BEFORE_ALL,
     "pricing.price: 0 -> -1": "no band begins below 0, so where the first hour begins is not seen",

@@ -107,6 +107,12 @@ def test_where_nothing_is_usual_there_is_no_level() -> None:
     assert _baseline(_history(lambda _day, _hour: _past(0), 35 * 24)).expected == 0
 
 
+def test_hours_without_a_count_have_none() -> None:
+    """They are left out of what is read."""
+    history = _history(lambda _day, hour: None if hour == 3 else _past(120), 35 * 24)
+    assert [_baseline(history, hour=hour).expected for hour in (3, 4)] == [0, 120_000]
+
+
 def test_on_a_holiday_a_quarter_is_enough() -> None:
     """More than usual is still more than usual."""
     history = _history(lambda _day, _hour: _past(120), 35 * 24)

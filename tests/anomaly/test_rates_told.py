@@ -1,6 +1,7 @@
 """Rises, falls and silences on baselines made by hand: from where on they are told, kept open, and how."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -55,6 +56,10 @@ def _is_new(found: Finding | None) -> bool | None:
         (_usual(0), 59, False),
         (_usual(0), 30, False),
         (_usual(0), 29, None),
+        (_usual(10), 70, True),
+        (_usual(10), 69, False),
+        (_usual(10), 40, False),
+        (_usual(10), 39, None),
         (_usual(100), 300, True),
         (_usual(100), 299, False),
         (_usual(100), 200, False),
@@ -79,6 +84,17 @@ def test_a_rise_lies_as_far_out_as_the_days_go_and_five_deviations(more: int, *,
         noise_percent=(stabilised(400_000) - stabilised(100_000)) // 10 + more,
     )  # fmt: skip
     assert _is_new(_rise([400], _usual(100), quiet)) is is_new
+
+
+def test_the_bounds_of_a_rise_are_exact_however_large() -> None:
+    """Not one in a hundred thousand less is enough."""
+    large = RateRule(
+        enabled=True, severity="warning", least=60_000, ratio_percent=300, deviations_percent=500, noise_percent=10,
+        cold_least=500_000,
+    )  # fmt: skip
+    for usual, enough in ((None, 500_000), (_usual(0), 60_000), (_usual(100_000), 300_000)):
+        assert [_is_new(_rise([enough - less], usual, large)) for less in (0, 1)] == [True, False]
+        assert _is_new(_rise([enough * 2 // 3 if usual and usual.expected else enough // 2], usual, large)) is False
 
 
 @pytest.mark.parametrize(
@@ -132,6 +148,14 @@ def test_a_rise_is_told_with_what_is_usual(usual: Baseline | None, told: str) ->
     )  # fmt: skip
 
 
+def test_each_window_is_compared_with_what_is_usual_in_it() -> None:
+    """What is told is that of the newest."""
+    usual = [_usual(10), _usual(100), _usual(1_000), *[_usual(0)] * (WINDOWS - 3)]
+    found = rise("usage_rise", _SUBJECT, [700, 700, 3_000, *[0] * (WINDOWS - 3)], usual, NOON_MS, _RISES)
+    assert found is not None
+    assert (found.expected, found.increments) == (10_000, 690 + 600 + 2_000)
+
+
 def test_who_has_a_name_of_its_own_is_called_by_it() -> None:
     """A server belongs to no project."""
     assert (_SUBJECT.name, _SUBJECT._replace(project="", subject="sfu-1").name) == ("acme", "sfu-1")
@@ -181,6 +205,36 @@ def test_a_fall_needs_a_baseline_of_all_windows() -> None:
     )  # fmt: skip
 
 
+def test_the_bounds_of_a_fall_are_exact_however_large() -> None:
+    """Of an hour of twelve millions; and a rule may ask for a hundredth."""
+    usual = [_usual(1_000_000)] * WINDOWS
+    for ratio_percent, enough in ((40, 4_800_000), (1, 120_000)):
+        rule = replace(_FALLS, ratio_percent=ratio_percent)
+        found = [fall(_SUBJECT, [count, *[0] * (WINDOWS - 1)], usual, NOON_MS, rule) for count in (enough, enough + 1)]
+        assert [_is_new(one) for one in found] == [True, False]
+        assert found[0] is not None
+        assert found[0].increments == enough - 12_000_000
+    few = _usual(5)._replace(least=12 * 4_999)
+    assert _fall(24, few) is None
+
+
+def test_of_two_hours_the_one_that_varies_more_decides() -> None:
+    """An hour of windows seldom begins with the clock's."""
+    below = stabilised(120_000) - stabilised(24_000)
+    calm, wild, wilder = (_usual(10, lack=Extremes(lack, 0)) for lack in (0, below + 1, 2 * below + 1))
+    counts = [2] * WINDOWS
+    for other, is_new in ((calm, True), (wild, False), (wilder, None)):
+        usual = [*[calm] * 6, *[other] * (WINDOWS - 6)]
+        assert _is_new(fall(_SUBJECT, counts, usual, NOON_MS, _FALLS)) is is_new
+
+
+def test_what_is_missing_counts_once_where_nothing_else_is_said() -> None:
+    """An increment each."""
+    found = fall(_SUBJECT, [2] * WINDOWS, [_usual(10)] * WINDOWS, NOON_MS, _FALLS)
+    assert found is not None
+    assert found.increments == -96
+
+
 def _silence(silent: int, usual: Baseline | None, known: int = WINDOWS) -> Finding | None:
     counts = [*[0] * silent, *[1] * (WINDOWS - silent)]
     baselines = [*[usual] * known, *[None] * (WINDOWS - known)]
@@ -211,6 +265,15 @@ def test_a_silence_lies_as_far_out_as_the_days_go_and_five_deviations(more: int,
     assert _is_new(_silence(3, _usual(10, lack=Extremes(below - 500 + more, 100)))) is is_new
 
 
+def test_a_silence_is_certain_where_each_of_its_hours_would_have_it_so() -> None:
+    """And not a thousandth less than what is needed would be usual."""
+    below = stabilised(30_000) - stabilised(0)
+    calm, wild, less = _usual(10), _usual(10, lack=Extremes(below + 1, 0)), _usual(10)._replace(least=12 * 9_999)
+    for other, is_new in ((calm, True), (wild, False), (less, False)):
+        counts, usual = [0, 0, 0, *[1] * (WINDOWS - 3)], [calm, calm, other, *[calm] * (WINDOWS - 3)]
+        assert _is_new(silence("project_silent", _SUBJECT, counts, usual, NOON_MS, _SILENCES)) is is_new
+
+
 @pytest.mark.parametrize(("silent", "windows"), [(3, 3), (12, 12), (WINDOWS, 12)])
 def test_a_silence_is_told_with_how_long_it_lasts(silent: int, windows: int) -> None:
     """And how many are usual in that time."""
@@ -234,6 +297,8 @@ def _hour(total: int, *, excess: Extremes = _ALIKE, lack: Extremes = _ALIKE) -> 
     [
         (_hour(0), 60, ["usage_rise"]),
         (_hour(0), 59, []),
+        (_hour(20), 80, ["usage_rise"]),
+        (_hour(20), 79, []),
         (_hour(100), 300, ["usage_rise"]),
         (_hour(100), 299, []),
         (_hour(100), 40, ["usage_fall"]),

@@ -30,6 +30,11 @@ def test_the_fence_is_tukeys_of_logarithms(lengths: Lengths | None, minutes: flo
     assert fence_ms(lengths, _LONG) == int(minutes * MS_PER_MINUTE)
 
 
+def test_a_quartile_of_nothing_counts_as_a_millisecond() -> None:
+    """Sessions may begin and end at one moment; nothing is divided by 0."""
+    assert fence_ms(Lengths(50, 0, 100), _LONG) == 100**4 * 104 // 5
+
+
 def _connected(minutes: float, ended_ms: int = NOON_MS, **changes: object) -> Connected:
     began_ms = ended_ms - int(minutes * MS_PER_MINUTE)
     usual = Connected("acme", "webrtc_minutes", "RM_1", "jo", "PA_1", began_ms, ended_ms, is_open=True)
@@ -86,13 +91,16 @@ def test_of_more_than_two_those_that_overlap_longest_are_named() -> None:
     first = _connected(4, NOON_MS - 20 * MS_PER_MINUTE, is_open=False)
     second, third = _connected(22, session="PA_2"), _connected(10, session="PA_3")
     assert _twins(third, first, second) == [("RM_1/jo", 10_000, {"first": "PA_2", "second": "PA_3"})]
+    first = _connected(50, NOON_MS - 10 * MS_PER_MINUTE, is_open=False)
+    second, third = _connected(30, session="PA_2"), _connected(5, session="PA_3")
+    assert _twins(third, first, second) == [("RM_1/jo", 20_000, {"first": "PA_1", "second": "PA_2"})]
 
 
 @pytest.mark.parametrize(("minutes", "is_told"), [(0, True), (60, True), (60.1, False)])
 def test_twins_that_have_parted_are_told_for_an_hour(minutes: float, *, is_told: bool) -> None:
     """So that what ended meanwhile is seen, and resolved then."""
-    parted = _connected(10, session="PA_2", is_open=False)
-    assert bool(_twins(_connected(90), parted, as_of_ms=NOON_MS + int(minutes * MS_PER_MINUTE))) == is_told
+    parted, as_of_ms = _connected(10, session="PA_2", is_open=False), NOON_MS + int(minutes * MS_PER_MINUTE)
+    assert bool(_twins(_connected(90)._replace(ended_ms=as_of_ms), parted, as_of_ms=as_of_ms)) == is_told
 
 
 def test_each_room_and_project_has_its_own_twins() -> None:

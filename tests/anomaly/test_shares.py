@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.metering.anomaly.alert import Finding
 from pipeline.metering.anomaly.readings import Part, Share
 from pipeline.metering.anomaly.rules import ShareRule
-from pipeline.metering.anomaly.shares import Usual, share, usual_part
+from pipeline.metering.anomaly.shares import WORDS, Usual, share, usual_part
 from pipeline.metering.units import MS_PER_HOUR
 from tests.anomaly.builders import NOON_MS
 
@@ -81,6 +81,11 @@ def test_what_is_as_usual_lies_nowhere_out() -> None:
     assert [_share(some, 100, Usual(100_000, 0), anything) for some in (9, 10, 11)] == [None, None, True]
 
 
+def test_two_parts_are_of_meters() -> None:
+    """Each very short session, and each minute that rounding added, is billed."""
+    assert {detector for detector, words in WORDS.items() if words.is_of_meter} == {"flapping", "rounding_loss"}
+
+
 def test_a_part_of_a_meter_is_told_with_what_it_costs() -> None:
     """An increment for each one beyond the usual."""
     found = share("flapping", "acme", _METER, Share(Part(70, 200), (), "RM_1"), Usual(25_999, 0), NOON_MS, _RULE)
@@ -115,9 +120,18 @@ def test_a_part_of_what_no_meter_counts_costs_nothing(project: str, subject: str
         ([], None),
         ([Part(0, 50)] * 24, Usual(1_000_000 // 1_201, 0)),
         ([Part(50, 50)] * 24, Usual(999_999, 0)),
+        ([Part(0, 100_000)] * 24, Usual(1, 0)),
         ([*[Part(5, 50)] * 14, *[Part(50, 50)] * 10], Usual(100_000, 0)),
     ],
 )
 def test_what_is_usual_is_learned_from_a_day_of_fifty_an_hour_at_least(past: list[Part], usual: Usual | None) -> None:
     """Smaller hours are put together; what never or always happened may yet be otherwise; half may be anomalous."""
     assert usual_part(past) == usual
+
+
+def test_what_an_hour_counts_is_correlated_as_its_deviations_from_chance_have_it() -> None:
+    """By turns 5 % and 15 % of a thousand: 27.78 variances of chance; their mean is 2.198 medians of squares."""
+    found = usual_part([Part(50, 1_000), Part(150, 1_000)] * 168)
+    assert found is not None
+    assert found.part == 100_000
+    assert found.correlation == pytest.approx((2.198 * 50**2 / 90 - 1) / 999 * 1e6, abs=5)

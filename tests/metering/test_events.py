@@ -194,8 +194,9 @@ def test_what_an_event_does_not_say_is_empty() -> None:
     restart = parsed(event("server.restarted", "12:00:00"))
     texts, numbers = ("",) * 8, (None,) * 4
     assert restart == (EventType.SERVER_RESTARTED, "EV_1", "sfu-1", _NOON_MS, *texts, *numbers, "", None, None, None)
-    used = parsed(_with(_USAGE, data=_USAGE["data"] | {"team": "support"}))
-    assert used.attribution == ("", "", "support", "", "", 0)
+    for label, attribution in (("team", ("", "", "a", "", "", 0)), ("status", ("", "", "", "", "a", 0))):
+        used = parsed(_with(_USAGE, data=_USAGE["data"] | {label: "a"}))
+        assert used.attribution == attribution
 
 
 @pytest.mark.parametrize("name", ["kind", "number", "agent", "identity", "connected_at", "bytes_in"])

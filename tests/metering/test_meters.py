@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from pipeline.metering.meters import InvalidMeters, Meter, parse_meters
+from pipeline.metering.meters import InvalidMeters, Meter, discrete_meters, parse_meters
 from tests.metering.builders import METERS
 
 _GOOD = """
@@ -117,3 +117,17 @@ def test_a_meter_may_bill_by_parts_of_its_unit() -> None:
     """R1: 6-second increments of a minute are tenths, exactly."""
     by_six_seconds = Meter("minutes", "session", "minute", 60_000, 6_000, kind="agent")
     assert by_six_seconds.quantity(7) == Decimal("0.7")
+
+
+def test_usage_events_may_name_the_discrete_meters_alone() -> None:
+    """R14: what another meter measures, nobody can report to it."""
+    assert discrete_meters(METERS) == frozenset(
+        {
+            "observability_events",
+            "recorded_audio_minutes",
+            "stt_seconds",
+            "llm_input_tokens",
+            "llm_output_tokens",
+            "tts_characters",
+        }
+    )

@@ -154,6 +154,8 @@ def test_a_project_says_whom_to_bill_and_a_plan_its_title() -> None:
     project = 'plans = [{ from = 2026-09-01, plan = "p" }]\nbill_to = ["Acme", "2 Low Street"]'
     assert account_of(flat(), project).bill_to == ("Acme", "2 Low Street")
     assert account_of(flat()).bill_to == ()
+    with pytest.raises(InvalidPlans, match=r"^projects\.acme\.bill_to: has to be a list"):
+        account_of(flat(), project.replace('["Acme", "2 Low Street"]', '"Acme"'))
     titles = [
         plans_of(f"{_PLAN}{title}{_LIST}").plans["p"].price_lists[0].title for title in ("", 'title = "Private"\n')
     ]
@@ -193,6 +195,10 @@ def test_no_tier_may_be_empty(ends: tuple[int, ...], place: int) -> None:
     [
         ('{ from = 2026-08-31, plan = "p" }', r"plans\[1\].from: is before the first prices of p"),
         ('{ from = 2026-10-01, plan = "p" }, { from = 2026-10-01, plan = "" }', r"plans\[2\].from: has to be later"),
+        (
+            '{ from = 2026-10-01, plan = "p" }, { from = 2026-12-01, plan = "" }, { from = 2026-11-01, plan = "p" }',
+            r"plans\[3\].from: has to be later",
+        ),
         ('{ from = 2026-10-01, plan = "p" }, { from = 2026-11-01, plan = "e" }', r"have to be in one currency"),
     ],
 )

@@ -166,3 +166,13 @@ def test_a_change_on_the_edge_of_a_month_leaves_it_whole() -> None:
     changes = "".join(f"[[plans.p.prices]]\nfrom = {day}\nbase_fee = 300\n" for day in ("2026-10-01", "2026-11-01"))
     account = account_of(flat(fee="100") + changes)
     assert [str(part.quantity) for part in base_fee(_OCTOBER, account).parts] == ["744"]
+
+
+def test_a_base_fee_is_of_the_hours_in_which_it_applies() -> None:
+    """Of all of October's 744, or of those from the 16th on; none of them is included."""
+    late = 'plans = [{ from = 2026-10-16, plan = "p" }]'
+    found = [base_fee(Month(2026, 10), account_of(flat(fee="50"), *plan)) for plan in ((), (late,))]
+    assert [(int(one.quantity), int(one.included), str(one.amount)) for one in found] == [
+        (744, 0, "50.00"),
+        (16 * 24, 0, "25.81"),
+    ]

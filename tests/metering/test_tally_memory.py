@@ -99,6 +99,7 @@ def test_kinds_can_be_counted_that_no_meter_measures() -> None:
     tally.trust([_ROOM])
     _settled(tally, "14:06:00")
     assert [tally.open_sessions("acme", kind) for kind in ("sip", "agent", "")] == [1, 0, 0]
+    assert tally.changed == {"acme"}
 
 
 def test_a_server_that_restarts_ends_its_own_sessions_at_once() -> None:
@@ -200,12 +201,44 @@ def test_only_what_has_changed_is_named() -> None:
 )
 def test_a_room_is_forgotten_when_nothing_of_it_can_be_of_the_exact_hours(last: Document, *, is_kept: bool) -> None:
     """Its last sign of life is before them, and nobody is connected."""
-    tally = _tally(connected("13:00:00"), disconnected("13:10:00"), last, meters=(_AGENT, "data_transfer_gb"))
+    before = [connected("13:00:00"), connected("13:00:00", "PA_2"), disconnected("13:05:00", "PA_2")]
+    before += [of_room("room.ended", "13:10:00"), disconnected("13:10:00")]
+    tally = _tally(*before, last, meters=(_AGENT, "data_transfer_gb"))
     _settled(tally, "14:30:00")
     tally.rebase(clock("14:00:00"), {})
     _settled(tally, "14:30:00")
     assert (_ROOM in tally.facts.rooms) == is_kept
     assert (_ROOM in tally._bytes) == (is_kept and last["data"].get("bytes_in") is not None)
+
+
+def test_a_room_is_kept_while_somebody_is_connected() -> None:
+    """However long nothing was heard, and where no meter measures it."""
+    tally = Tally([], None, 24 * MS_PER_HOUR, frozenset({"agent"}))
+    tally.observe(parsed(connected("13:00:00")))
+    _settled(tally, "14:30:00").rebase(clock("14:00:00"), {})
+    assert _settled(tally, "14:30:00").open_sessions("acme", "agent") == 1
+    assert _ROOM in tally.facts.rooms
+
+
+def test_a_room_is_kept_whose_increments_are_of_the_exact_hours() -> None:
+    """R12: an amended end may lie after all that was ever seen."""
+    tally = _tally(connected("13:00:00"), amended("13:01:00", ended_at="2026-09-21T14:20:00Z"))
+    _settled(tally, "15:00:00").rebase(clock("14:00:00"), {})
+    assert _count(_settled(tally, "15:00:00")) == 20
+    assert _ROOM in tally.facts.rooms
+
+
+def test_while_a_room_is_doubtful_its_bytes_stay_as_they_were_and_its_minutes_do_not() -> None:
+    """What its sessions have sent before may be unknown here."""
+    meters = (_AGENT, "data_transfer_gb")
+    tally = _tally(connected("14:00:00"), sampled("14:05:00", bytes_in=5), meters=meters, from_ms=clock("14:00:00"))
+    counts = [[_count(_settled(tally, "14:06:00"), meter) for meter in meters]]
+    old = disconnected("13:10:00", "PA_2", connected_at="2026-09-21T13:00:00Z")
+    for document in (old, amended("14:05:00", void=True), sampled("14:05:30", bytes_in=50_000_000)):
+        tally.observe(parsed(document))
+    assert tally.doubtful == {_ROOM}
+    counts.append([_count(_settled(tally, "14:06:00"), meter) for meter in meters])
+    assert counts == [[6, 1], [0, 1]]
 
 
 def test_a_room_of_which_something_new_was_told_is_not_forgotten() -> None:
