@@ -206,21 +206,21 @@ def test_a_fall_needs_a_baseline_of_all_windows() -> None:
 
 
 def test_the_bounds_of_a_fall_are_exact_however_large() -> None:
-    """Of an hour of twelve millions; and a rule may ask for a hundredth."""
+    """Of windows of eighteen millions together; and a rule may ask for a hundredth."""
     usual = [_usual(1_000_000)] * WINDOWS
-    for ratio_percent, enough in ((40, 4_800_000), (1, 120_000)):
+    for ratio_percent, enough in ((40, 7_200_000), (1, 180_000)):
         rule = replace(_FALLS, ratio_percent=ratio_percent)
         found = [fall(_SUBJECT, [count, *[0] * (WINDOWS - 1)], usual, NOON_MS, rule) for count in (enough, enough + 1)]
         assert [_is_new(one) for one in found] == [True, False]
         assert found[0] is not None
-        assert found[0].increments == enough - 12_000_000
+        assert found[0].increments == enough - 18_000_000
     few = _usual(5)._replace(least=12 * 4_999)
     assert _fall(24, few) is None
 
 
 def test_of_two_hours_the_one_that_varies_more_decides() -> None:
-    """An hour of windows seldom begins with the clock's."""
-    below = stabilised(120_000) - stabilised(24_000)
+    """An hour and a half of windows lies in two hours of the clock, or three."""
+    below = stabilised(180_000) - stabilised(36_000)
     calm, wild, wilder = (_usual(10, lack=Extremes(lack, 0)) for lack in (0, below + 1, 2 * below + 1))
     counts = [2] * WINDOWS
     for other, is_new in ((calm, True), (wild, False), (wilder, None)):
@@ -232,7 +232,7 @@ def test_what_is_missing_counts_once_where_nothing_else_is_said() -> None:
     """An increment each."""
     found = fall(_SUBJECT, [2] * WINDOWS, [_usual(10)] * WINDOWS, NOON_MS, _FALLS)
     assert found is not None
-    assert found.increments == -96
+    assert found.increments == -144
 
 
 def _silence(silent: int, usual: Baseline | None, known: int = WINDOWS) -> Finding | None:
