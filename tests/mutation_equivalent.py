@@ -99,8 +99,8 @@ EQUIVALENT: Final[dict[str, str]] = {
     "tally.Tally._is_past: 0 -> 1 #3": _YEARS_2000,
     "tally.Tally._is_past: 0 -> -1 #3": _YEARS_2000,
     "tally.Tally._renew: new.due_ms < new.queued_ms -> new.due_ms <= new.queued_ms": _TWICE,
-    "anomaly.rates.fall: not is_new and (not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)) -> "
-    "not _is_low(observed, expected, max(lacks), rule, _KEEP_PERCENT)": _HALF,
+    "anomaly.rates.fall: not is_new and (not _is_low(observed, expected, lack, rule, _KEEP_PERCENT)) -> "
+    "not _is_low(observed, expected, lack, rule, _KEEP_PERCENT)": _HALF,
     "anomaly.rates.silence: 0 -> -1": "what is below nothing is as rare as nothing",
     "anomaly.sessions.fence_ms: 1 -> 2 #2": _BELOW_LEAST,
     "anomaly.sessions.fence_ms: 1 -> 0 #2": _BELOW_LEAST,
