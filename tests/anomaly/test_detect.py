@@ -127,7 +127,7 @@ def test_an_hour_of_what_is_reported_is_compared_with_whole_hours() -> None:
 
 def test_a_holiday_is_its_projects() -> None:
     """A quarter of the usual is enough, for who has it."""
-    activity = _activity(_weeks({}), [2] * 12)
+    activity = _activity(_weeks({}), [2] * WINDOWS)
     found = [
         _by_detector(_detectors(f'[[project]]\nname = "{name}"\nholidays = [2026-09-21]').find(readings)).keys()
         for name in ("acme", "globex", "active", _METER)
@@ -138,9 +138,9 @@ def test_a_holiday_is_its_projects() -> None:
 
 def test_a_fall_is_told_until_the_silence_is_certain() -> None:
     """One cause, one alert."""
-    quiet = _activity(_weeks({}), [0] * 1 + [1] * 11)
+    quiet = _activity(_weeks({}), [0] * 1 + [1] * 17)
     assert _by_detector(_detectors().find(Readings(NOON_MS, activity=quiet))).keys() == {"usage_fall"}
-    silent = _activity(_weeks({}), [0] * 12)
+    silent = _activity(_weeks({}), [0] * 12 + [1] * 6)
     assert _by_detector(_detectors().find(Readings(NOON_MS, activity=silent))).keys() == {"project_silent"}
 
 

@@ -75,24 +75,31 @@ def test_far_more_connected_sessions_are_a_rise_that_costs_five_increments_each(
     assert (rise.observed, rise.increments) == (200_000, 180 * 5)
 
 
-def test_far_fewer_connected_sessions_over_an_hour_are_a_fall() -> None:
+def test_far_fewer_connected_sessions_over_an_hour_and_a_half_are_a_fall() -> None:
     """The increments that are missing are negative; on a holiday it is none."""
-    fall = _find([], [2] * 12)["usage_fall"]
-    assert (fall.observed, fall.expected, fall.increments) == (2_000, 20_000, -18 * 12 * 5)
-    assert _find([], [5] * 12, own="holidays = [2026-09-21]") == {}
+    fall = _find([], [2] * WINDOWS)["usage_fall"]
+    assert (fall.observed, fall.expected, fall.increments) == (2_000, 20_000, -18 * 18 * 5)
+    assert _find([], [5] * WINDOWS, own="holidays = [2026-09-21]") == {}
 
 
-def test_a_fall_has_to_be_larger_than_chance_however_alike_the_days_were() -> None:
-    """12 where 60 are usual may be; of days that are all alike even that would lie beyond what they ever did."""
-    windows = [1] * WINDOWS
-    activity = Activity(Series(_hours(5, 28), windows), Series(_hours(5, 28), windows))
+def test_a_quiet_hour_after_an_ordinary_half_is_no_fall_yet() -> None:
+    """A quarter of an hour later it is."""
+    assert _find([], [2] * 12) == {}
+    assert _find([], [2] * 15).keys() == {"usage_fall"}
+
+
+@pytest.mark.parametrize(("windows", "is_found"), [([2] * 14 + [1] * 4, False), ([2] * 10 + [1] * 8, True)])
+def test_a_fall_has_to_be_larger_than_chance_however_alike_the_days_were(windows: list[int], *, is_found: bool) -> None:
+    """32 where 108 are usual may be, though days that are all alike never had so few; 28 are a fall."""
+    activity = Activity(Series(_hours(6, 28), windows), Series(_hours(6, 28), windows))
     found = Detectors(parse_rules(_SHIPPED)).find(Readings(NOON_MS, activity={("acme", "webrtc_minutes"): activity}))
-    assert not [finding for finding in found if finding.is_new]
+    assert [finding.detector for finding in found if finding.is_new] == ["usage_fall"] * is_found
 
 
 def test_no_session_at_all_is_a_silence_and_says_so_instead_of_a_fall() -> None:
     """As soon as so many would be usual that it is no chance."""
-    found = _find([0] * 6, [1] * 12)
+    assert _find([], [1] * WINDOWS).keys() == {"usage_fall"}
+    found = _find([0] * 6, [1] * WINDOWS)
     assert found.keys() == {"project_silent"}
     assert (found["project_silent"].expected, found["project_silent"].since_ms) == (60_000, NOON_MS - 6 * 300_000)
     assert _find([0, 0]) == {}

@@ -12,7 +12,6 @@ from pipeline.metering.anomaly.rates import Subject, fall, reported_change, rise
 from pipeline.metering.anomaly.readings import WINDOWS
 from pipeline.metering.anomaly.rules import RateRule, SilenceRule
 from pipeline.metering.anomaly.statistics import Extremes, stabilised
-from pipeline.metering.units import MS_PER_HOUR
 from tests.anomaly.builders import NOON_MS
 
 _SUBJECT: Final = Subject("acme", "webrtc_minutes", "", "sessions began", "session", "roommeter sessions")
@@ -162,9 +161,9 @@ def test_who_has_a_name_of_its_own_is_called_by_it() -> None:
     assert (_SUBJECT.name, _SUBJECT._replace(project="", subject="sfu-1").name) == ("acme", "sfu-1")
 
 
-def _fall(count: int, usual: Baseline | None, known: int = 12) -> Finding | None:
-    """Return what is found where the last hour has so many in all, and so many windows have a baseline."""
-    counts = [count - 11, *[1] * 11, *[9] * (WINDOWS - 12)]
+def _fall(count: int, usual: Baseline | None, known: int = WINDOWS) -> Finding | None:
+    """Return what is found where all windows together have so many, and so many of them have a baseline."""
+    counts = [count - WINDOWS + 1, *[1] * (WINDOWS - 1)]
     baselines = [*[usual] * known, *[None] * (WINDOWS - known)]
     return fall(_SUBJECT, counts, baselines, NOON_MS, _FALLS, 500)
 
@@ -172,55 +171,56 @@ def _fall(count: int, usual: Baseline | None, known: int = 12) -> Finding | None
 @pytest.mark.parametrize(
     ("usual", "count", "is_new"),
     [
-        (_usual(10), 48, True),
-        (_usual(10), 49, False),
-        (_usual(10), 84, False),
-        (_usual(10), 85, None),
-        (_usual(5), 24, True),
-        (_usual(4), 12, None),
-        (None, 12, None),
+        (_usual(10), 72, True),
+        (_usual(10), 73, False),
+        (_usual(10), 126, False),
+        (_usual(10), 127, None),
+        (_usual(5), 36, True),
+        (_usual(4), 18, None),
+        (None, 18, None),
     ],
 )
 def test_a_fall_begins_at_its_ratio_and_is_kept_open_from_half_of_the_way_on(
     usual: Baseline | None, count: int, *, is_new: bool | None
 ) -> None:
-    """Up to 40 % of an hour in which 60 are usual at least."""
+    """Up to 40 % of an hour and a half in which 90 are usual at least."""
     assert _is_new(_fall(count, usual)) is is_new
 
 
 @pytest.mark.parametrize(("more", "is_new"), [(0, True), (1, False)])
 def test_a_fall_lies_as_far_out_as_the_days_go_and_five_deviations(more: int, *, is_new: bool) -> None:
     """By the hour, and the widest of its hours."""
-    below = stabilised(120_000) - stabilised(24_000)
-    assert _is_new(_fall(24, _usual(10, lack=Extremes(below - 500 + more, 100)))) is is_new
-    assert _is_new(_fall(24, _usual(10, lack=Extremes(2 * below + more, 0)))) is (None if more else False)
+    below = stabilised(180_000) - stabilised(36_000)
+    assert _is_new(_fall(36, _usual(10, lack=Extremes(below - 500 + more, 100)))) is is_new
+    assert _is_new(_fall(36, _usual(10, lack=Extremes(2 * below + more, 0)))) is (None if more else False)
 
 
-def test_a_fall_needs_a_baseline_of_the_whole_hour() -> None:
+def test_a_fall_needs_a_baseline_of_all_windows() -> None:
     """And is told with what is missing."""
-    assert _fall(24, _usual(10), 11) is None
-    assert _fall(24, _usual(10)) == Finding(
-        "usage_fall", "acme", "webrtc_minutes", "", NOON_MS - MS_PER_HOUR, "info", 2_000, 10_000, "session", -96 * 5,
+    assert _fall(36, _usual(10), WINDOWS - 1) is None
+    assert _fall(36, _usual(10)) == Finding(
+        "usage_fall", "acme", "webrtc_minutes", "", NOON_MS - WINDOWS * _WINDOW_MS, "info", 2_000, 10_000, "session",
+        -144 * 5,
         "acme: 20 % of the sessions began that are usual at this hour", "roommeter sessions",
     )  # fmt: skip
 
 
 def test_the_bounds_of_a_fall_are_exact_however_large() -> None:
-    """Of an hour of twelve millions; and a rule may ask for a hundredth."""
+    """Of windows of eighteen millions together; and a rule may ask for a hundredth."""
     usual = [_usual(1_000_000)] * WINDOWS
-    for ratio_percent, enough in ((40, 4_800_000), (1, 120_000)):
+    for ratio_percent, enough in ((40, 7_200_000), (1, 180_000)):
         rule = replace(_FALLS, ratio_percent=ratio_percent)
         found = [fall(_SUBJECT, [count, *[0] * (WINDOWS - 1)], usual, NOON_MS, rule) for count in (enough, enough + 1)]
         assert [_is_new(one) for one in found] == [True, False]
         assert found[0] is not None
-        assert found[0].increments == enough - 12_000_000
+        assert found[0].increments == enough - 18_000_000
     few = _usual(5)._replace(least=12 * 4_999)
     assert _fall(24, few) is None
 
 
 def test_of_two_hours_the_one_that_varies_more_decides() -> None:
-    """An hour of windows seldom begins with the clock's."""
-    below = stabilised(120_000) - stabilised(24_000)
+    """An hour and a half of windows lies in two hours of the clock, or three."""
+    below = stabilised(180_000) - stabilised(36_000)
     calm, wild, wilder = (_usual(10, lack=Extremes(lack, 0)) for lack in (0, below + 1, 2 * below + 1))
     counts = [2] * WINDOWS
     for other, is_new in ((calm, True), (wild, False), (wilder, None)):
@@ -232,7 +232,7 @@ def test_what_is_missing_counts_once_where_nothing_else_is_said() -> None:
     """An increment each."""
     found = fall(_SUBJECT, [2] * WINDOWS, [_usual(10)] * WINDOWS, NOON_MS, _FALLS)
     assert found is not None
-    assert found.increments == -96
+    assert found.increments == -144
 
 
 def _silence(silent: int, usual: Baseline | None, known: int = WINDOWS) -> Finding | None:
@@ -250,6 +250,12 @@ def test_a_silence_begins_when_enough_would_be_usual_and_is_kept_open_until_some
 ) -> None:
     """Thirty, at ten a window; what is not known is not usual. An hour of it is looked at."""
     assert _is_new(_silence(silent, _usual(10), known)) is is_new
+
+
+@pytest.mark.parametrize(("silent", "is_new"), [(1, False), (2, True)])
+def test_one_empty_window_is_no_silence_however_much_is_usual_in_it(silent: int, *, is_new: bool) -> None:
+    """Sessions come in stretches, and these may be quiet for some minutes."""
+    assert _is_new(_silence(silent, _usual(1_000))) is is_new
 
 
 @pytest.mark.parametrize(("more", "is_new"), [(0, True), (1, False)])

@@ -8,7 +8,7 @@ from pipeline.metering.anomaly.baseline import Baseline
 from pipeline.metering.anomaly.readings import WINDOW_MS, WINDOWS_PER_HOUR
 from pipeline.metering.anomaly.rules import RateRule, SilenceRule
 from pipeline.metering.anomaly.statistics import Extremes, stabilised
-from pipeline.metering.units import MS_PER_HOUR, MS_PER_MINUTE, hour_of
+from pipeline.metering.units import MS_PER_MINUTE, hour_of
 
 #: How long it has to be calm before an alert is over.
 CALM_WINDOWS: Final = 3
@@ -16,6 +16,8 @@ CALM_WINDOWS: Final = 3
 _KEEP_PERCENT: Final = 50
 #: The longest lack of news that is looked at.
 _MOST_SILENT: Final = WINDOWS_PER_HOUR
+#: The shortest that is told: sessions come in stretches, and a lull of some minutes is none.
+_LEAST_SILENT: Final = 2
 
 
 class Subject(NamedTuple):
@@ -126,11 +128,14 @@ def fall(
     rule: RateRule,
     increments_percent: int = 100,
 ) -> Finding | None:
-    """Return what is found where the last hour has far less than is usual."""
-    known = [baseline for baseline in baselines[:WINDOWS_PER_HOUR] if baseline is not None]
+    """Return what is found where all windows together have far less than is usual.
+
+    They are those of the last hour and a half: in less time chance, and a quiet quarter of an hour, make as few.
+    """
+    known = [baseline for baseline in baselines if baseline is not None]
     expected = _least(known)
-    observed = sum(windows[:WINDOWS_PER_HOUR])
-    if len(known) < WINDOWS_PER_HOUR or expected < rule.least * WINDOWS_PER_HOUR * 1_000:
+    observed = sum(windows)
+    if len(known) < len(windows) or expected < rule.least * len(windows) * 1_000:
         return None
     # Cheapest first, as for a rise.
     if not _is_far_below(observed, expected, rule, _KEEP_PERCENT):
@@ -144,10 +149,10 @@ def fall(
         subject.project,
         subject.meter,
         subject.subject,
-        as_of_ms - MS_PER_HOUR,
+        as_of_ms - len(windows) * WINDOW_MS,
         rule.severity,
-        observed * 1_000 // WINDOWS_PER_HOUR,
-        expected // WINDOWS_PER_HOUR,
+        observed * 1_000 // len(windows),
+        expected // len(windows),
         subject.unit,
         (observed * 1_000 - expected) * increments_percent // 100_000,
         f"{subject.name}: {observed * 100_000 // expected} % of the {subject.counted} that are usual at this hour",
@@ -183,7 +188,8 @@ def silence(
         return None
     expected = _least(known)
     needed = max(_needed(baseline.lack, rule) for baseline in known)
-    is_new = expected >= rule.expected * 1_000 and stabilised(expected) - stabilised(0) >= needed
+    is_enough = silent >= _LEAST_SILENT and expected >= rule.expected * 1_000
+    is_new = is_enough and stabilised(expected) - stabilised(0) >= needed
     return Finding(
         detector,
         subject.project,
