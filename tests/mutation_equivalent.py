@@ -35,8 +35,6 @@ EQUIVALENT: Final[dict[str, str]] = {
     "meters.Meter: '' -> '~' #2": "the meaning is for people, and nothing is computed from it",
     "meters.Meter._is_exact: return False -> return None": _REFUSED_BEFORE,
     "meters.Meter._is_exact: False -> True": _REFUSED_BEFORE,
-    "meters.Meter.quantity: (Decimal(increments * self.increment) / self.unit_size).normalize() + 0 -> "
-    "(Decimal(increments * self.increment) / self.unit_size).normalize() - 0": "no integer is a negative zero",
     "events.check_window: 0 -> 1": _YEARS_2000,
     "events.check_window: 0 -> -1": _YEARS_2000,
     "events.check_window: 0 -> 1 #2": _YEARS_2000,

@@ -15,7 +15,7 @@ _TABLES = {
     *("reconciliations", "amendments", "audit_holds", "invoices"),
     *("alerts", "current_alerts", "alert_mutes", "activity_slots", "event_slots"),
     *("changes", "counter_facts", "discrete_facts", "number_facts"),
-    *("counter_usage", "discrete_usage", "rental_usage", "session_usage", "attributed_usage"),
+    *("counter_usage", "discrete_usage", "rental_usage", "attributed_usage"),
     *(
         "v_rollups",
         "v_usage_hourly",
