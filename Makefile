@@ -44,7 +44,7 @@ bench: setup ## CPU per event, as ratios to a bare loop on this machine
 anomaly-report: setup ## recall, false alerts and delay of each anomaly detector on simulated months; plots in data/
 	$(BIN)/python -m tests.anomaly $(PROJECTS) $(if $(SEED),--first-seed $(SEED))
 
-mutation: setup ## mutation score of the core, which takes most of an hour (MODULES="money anomaly" for some of it)
+mutation: setup ## mutation score of the core, a quarter of an hour (MODULES="money anomaly" for some of it)
 	$(BIN)/python -m tests.mutation $(MODULES)
 
 simulate: setup ## replay one simulated run under faults (SEED=7), or a range of them (SEEDS=1..1000)

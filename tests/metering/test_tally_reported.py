@@ -117,6 +117,57 @@ def test_a_number_that_is_held_is_used_again_when_a_month_begins() -> None:
     assert counts == [1, 1, 2]
 
 
+def _number(event_type: str, time: str) -> Document:
+    return event(f"number.{event_type}", time, project="acme", number="+1")
+
+
+def test_a_release_that_is_told_late_takes_back_the_months_after_it() -> None:
+    """R15, R10: October was counted before it was known that the number had been given back in September."""
+    tally = _tally("number_rental", _number("acquired", "14:00:00"))
+    october_ms, later_ms = clock("240:00:00"), clock("250:00:00")
+    counts = [_settled(tally, later_ms).increments("acme", "number_rental", october_ms, _EVER)]
+    tally.observe(parsed(_number("released", "20:00:00")))
+    counts.append(_settled(tally, later_ms).increments("acme", "number_rental", october_ms, _EVER))
+    assert counts == [1, 0]
+    assert tally.increments("acme", "number_rental", 0, _EVER) == 1
+
+
+def test_of_a_number_every_release_is_kept() -> None:
+    """R15: it was held twice, and is held no more; what is learned later takes nothing of the first away."""
+    tally = _tally("number_rental", _number("acquired", "1:00:00"), _number("released", "2:00:00"))
+    tally.observe(parsed(_number("acquired", "230:00:00")))
+    tally.observe(parsed(_number("released", "231:00:00")))
+    assert _settled(tally, clock("1000:00:00")).increments("acme", "number_rental", 0, _EVER) == 1
+
+
+def test_a_number_is_held_from_the_moment_it_is_acquired() -> None:
+    """Producers' clocks may be ahead by minutes: nobody uses it before, and nothing has to be sent for it to begin."""
+    tally = _tally("number_rental", _number("acquired", "15:00:00"))
+    moments = [clock("14:58:00"), clock("15:00:00"), clock("15:00:00.001")]
+    assert [_settled(tally, at_ms).increments("acme", "number_rental", 0, _EVER) for at_ms in moments] == [0, 0, 1]
+
+
+def test_what_an_id_reported_in_hours_that_are_sums_by_now_still_counts_against_its_later_reports() -> None:
+    """R14: 5, then 9 an hour later, then 12: the hour has what lies above the 5, whatever of it was forgotten."""
+    tally = _tally("tts_characters", _used("a", 3, "12:00:00"), _used("a", 5, "13:00:00"), _used("a", 9, "14:00:00"))
+    _settled(tally, clock("14:30:00"))
+    tally.rebase(clock("14:00:00"), {("acme", "tts_characters", clock("13:00:00")): 5})
+    tally.observe(parsed(_used("a", 12, "14:40:00")))
+    _settled(tally, clock("15:00:00"))
+    assert tally.increments("acme", "tts_characters", clock("14:00:00"), _EVER) == 7
+
+
+def test_ids_of_hours_that_are_sums_by_now_take_no_memory() -> None:
+    """But for those that have reported again since, of which the largest report is kept."""
+    tally = _tally("tts_characters", _used("a", 3, "12:00:00"), _used("b", 4, "13:00:00"), _used("b", 5, "14:00:00"))
+    tally.rebase(clock("14:00:00"), {})
+    assert [*tally._reported._sources.values()] == [
+        {("tts_characters", clock("14:00:00")): {"b": 5}, ("tts_characters", 0): {"b": 4}}
+    ]
+    tally.rebase(clock("15:00:00"), {})
+    assert not tally._reported._sources
+
+
 def test_bytes_count_by_their_growth_in_the_hours_that_are_exact() -> None:
     """R13: what was reported before belongs to hours that are sums from elsewhere."""
     tally = _tally("data_transfer_gb", connected("13:00:00"), sampled("13:59:00", bytes_in=30_000_000))
