@@ -60,6 +60,7 @@ async def audit_forever(
         except asyncio.CancelledError:
             stop.set()
             await asyncio.wait({running})
+            running.exception()  # AuditStopped: asked for, so that asyncio does not complain that nobody did
             raise
         except StoreUnavailable as error:
             logger.warning("The audit waits for the store: %s", error)
