@@ -9,6 +9,7 @@ _SCHEMES: Final = ("kafka", "kafka+ssl")
 _FILES: Final = ("ca", "certificate", "key")
 #: SASL mechanisms that need no more than a name and a password.
 _MECHANISMS: Final = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
+_FORM: Final = "is not host:port,host:port or kafka[+ssl]://[user:password@]host:port,host:port[?options]"
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -35,15 +36,16 @@ class Brokers(str):
         """
         if "://" not in address:
             address = f"kafka://{address}"
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:  # its own message would show the address
+            raise ValueError(_FORM) from None
         credentials, _, hosts = parts.netloc.rpartition("@")
         if parts.scheme not in _SCHEMES or not hosts or parts.path not in ("", "/") or parts.fragment:
-            raise ValueError(
-                "is not host:port,host:port or kafka[+ssl]://[user:password@]host:port,host:port[?options]"
-            )
+            raise ValueError(_FORM)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if unknown := options.keys() - {"sasl", *_FILES}:
-            raise ValueError(f"has the option {min(unknown)}; there are sasl, {', '.join(_FILES)}")
+        if options.keys() - {"sasl", *_FILES}:  # which, is not said: behind a `?` in a password stands its rest
+            raise ValueError(f"has an option that is none of sasl, {', '.join(_FILES)}; in a password ? is written %3F")
         brokers = cls(hosts)
         brokers.security = _security(brokers, credentials, options, is_tls=parts.scheme == "kafka+ssl")
         return brokers

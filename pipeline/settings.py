@@ -21,7 +21,12 @@ from pipeline.metering.units import MS_PER_DAY, MS_PER_MINUTE
 class Settings(BaseSettings):
     """All settings. The tables of README and of the guides in infra/ are checked against this class."""
 
-    model_config = SettingsConfigDict(env_prefix="ROOMMETER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="ROOMMETER_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # passwords stand in some
+    )
 
     kafka: Annotated[
         str,

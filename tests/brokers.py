@@ -376,10 +376,15 @@ def listening(pids: set[int]) -> set[tuple[str, int]]:
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Return when a condition holds; raises TimeoutError when it does not in time. For synchronous tests."""
+    """Return when a condition holds; raises TimeoutError when it does not in time. For synchronous tests.
+
+    Asking takes a quarter of the time at most, as far as a pause is short: the rest is theirs who are waited for.
+    """
     deadline_s = time.monotonic() + timeout_s
     pause = threading.Event()
+    asked_s = time.monotonic()
     while not condition():
         if time.monotonic() > deadline_s:
             raise TimeoutError(condition)
-        pause.wait(0.02)
+        pause.wait(min(1.0, max(0.02, 3 * (time.monotonic() - asked_s))))
+        asked_s = time.monotonic()

@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from pipeline.cli import main
 from pipeline.clickhouse import Store
+from pipeline.embedded import now_ms
 from pipeline.export import EXPORTS, overlapping
 from pipeline.export_files import csv_rows, parquet_rows, safe_cell, whole_file
 from pipeline.metering.rollup import Rollup, quantities
@@ -169,6 +170,19 @@ def test_sessions_are_read_back_as_the_store_has_them(
     expected = store.sessions(SessionQuery(as_of_ms=parse_time(_AS_OF)))
     assert list(map(_session, _read(tmp_path / "f", file_format))) == expected
     assert len(expected) == 3 * len(_NAMES)
+
+
+@_each_format
+def test_an_identity_is_read_back_as_it_is_and_is_no_formula(
+    file_format: str, store: Store, export: Export, tmp_path: Path
+) -> None:
+    """Of a session of today: of older ones it is forgotten (infra/analysts.md)."""
+    seen_ms = now_ms()
+    store.write(Batch(sessions=[("acme", "RM_1", "PA_1", Session("agent", identity="=cmd", last_seen_ms=seen_ms))]))
+    assert export("sessions", "--format", file_format, "--out", tmp_path / "f").exit_code == 0
+    [row] = _read(tmp_path / "f", file_format)
+    assert row["identity"] == "=cmd"
+    assert (file_format == "csv") == (b",'=cmd," in (tmp_path / "f").read_bytes())
 
 
 @_each_format

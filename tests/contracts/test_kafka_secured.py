@@ -86,7 +86,7 @@ def test_a_worker_meters_and_shows_no_password(locks: Locks, worker: Process) ->
     with closing(Store.open(worker.address)) as store:
         assert [row.session for row in store.sessions(SessionQuery(as_of_ms=now_ms()))] == ["PA_1"]
     assert worker.stop() == 0
-    assert Locks.password not in worker.said()
+    assert Locks.password.partition("/")[0] not in worker.said()  # however the rest of it may be written
 
 
 @pytest.mark.parametrize("way", ["SCRAM-SHA-512", "PLAIN"])

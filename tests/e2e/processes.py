@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from pipeline.broker import free_port
 from pipeline.settings import Settings
+from tests.brokers import until
 
 #: Longer than anything here takes, so that a hang is a failure and not a wait.
 PATIENCE_SECONDS = 150.0
@@ -141,13 +141,5 @@ class Process:
 
 
 def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_SECONDS) -> None:
-    """Ask again and again until a condition holds; a process outside gives no other sign.
-
-    Three quarters of the time are left to those who are waited for.
-    """
-    begin = asked = time.monotonic()
-    while not condition():
-        answered = time.monotonic()
-        assert answered < begin + patience_s, "waited too long"
-        time.sleep(max(0.05, 3 * (answered - asked)))
-        asked = time.monotonic()
+    """Ask again and again until a condition holds; a process outside gives no other sign. Raises TimeoutError."""
+    until(condition, patience_s)
